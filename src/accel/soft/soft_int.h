@@ -1,0 +1,263 @@
+/*
+ * The software CPU's inside: one vCPU's hot struct, decoded instructions, and how its parts call
+ * each other.
+ *
+ *	decode.c	bytes to struct insn, from the table insn.tab (tools/gen-insn)
+ *	bind.c		struct insn to its handler
+ *	op_*.c		handlers: integer, flow, strings, system
+ *	host.c		forms that run as a copied instruction on the host (SIMD, x87, BMI ...)
+ *	mem.h, tlb.c	guest loads and stores, the translation cache
+ *	mmu.c		page walks, access rights
+ *	seg.c		segment loads, far transfers, task switch
+ *	exc.c		exceptions and interrupts into the guest
+ *	sys.c, msr.c	control registers, MSRs, CPUID, XSAVE
+ *	code.c		decoded blocks, look-up, self-modifying code
+ *	run.c		the loop
+ *	soft.c		life cycle, timers, kicks, cpu_state in and out
+ *
+ * Handlers and faults.  A handler may raise at any access through soft_raise(), which does not
+ * return (it longjmps to the run loop), so: all accesses that can fault come before the first
+ * change of architectural state, and a handler holds no resource across an access.
+ */
+#pragma once
+
+#include "accel/accel.h"
+#include "base/bits.h"
+#include "cpu/x86.h"
+#include "irq/chips.h"
+
+#include <setjmp.h>
+
+struct scpu;
+struct insn;
+struct sblock;
+
+typedef void insn_fn(struct scpu *c, const struct insn *i);
+
+/* Pseudo register numbers for addresses: always zero, and the linear... RIP of the block's start. */
+enum {
+	SREG_NONE = 16,
+	SREG_RIP = 17,
+	SREGS,
+};
+
+enum insn_flag {
+	INSN_LOCK = 1 << 0,
+	INSN_REP = 1 << 1,
+	INSN_REPNE = 1 << 2,
+	INSN_66 = 1 << 3,
+	/* ModRM names memory. */
+	INSN_MEM = 1 << 4,
+	INSN_REX = 1 << 5,
+	INSN_REXW = 1 << 6,
+	INSN_VEX = 1 << 7,
+	INSN_VEXL = 1 << 8,
+	/* Ends a block: flow, system. */
+	INSN_END = 1 << 9,
+	/* reg (rm) is AH, CH, DH or BH: its number is that of AX.. and the byte is bits 15-8. */
+	INSN_REG_HIGH = 1 << 10,
+	INSN_RM_HIGH = 1 << 11,
+	/* An explicit segment prefix. */
+	INSN_SEG = 1 << 12,
+};
+
+/* One decoded instruction: a cache line. */
+struct insn {
+	insn_fn *fn;
+	/* Immediate, sign-extended to 64 bits as the form says; branch displacement; far offset. */
+	uint64_t imm;
+	/* Displacement; for SREG_RIP counted from the block's start. */
+	int64_t disp;
+	/* 0xffff, 0xffffffff or all ones. */
+	uint64_t ea_mask;
+	/* What bind.c wants to keep, e.g. the host stub. */
+	void *aux;
+	/* Index into insn_forms[]. */
+	uint16_t form;
+	/* From the block's first byte. */
+	uint16_t off;
+	/* INSN_* */
+	uint16_t flags;
+	/* Second immediate: ENTER's level, far selector, EXTRQ ... */
+	uint16_t imm2;
+	uint8_t len;
+	/* Operand size in bytes: 1, 2, 4, 8 (integer); 8, 16, 32 (vector). */
+	uint8_t opsize;
+	/* 2, 4, 8 */
+	uint8_t adsize;
+	uint8_t opcode, modrm;
+	/* ModRM.reg and, unless INSN_MEM, ModRM.rm with REX/VEX bits. */
+	uint8_t reg, rm;
+	/* Memory operand: registers or SREG_NONE/SREG_RIP; scale is a shift count. */
+	uint8_t base, index, scale;
+	/* X86_ES... effective segment of the memory operand. */
+	uint8_t seg;
+	uint8_t vvvv;
+	/* /is4 register of VEX forms. */
+	uint8_t is4;
+	uint8_t pad[3];
+};
+static_assert(sizeof(struct insn) == 64, "one cache line");
+
+/*
+ * decode.c.  Code size 16, 32 or 64; `avail` bytes can be read at p (more than 15 are never looked
+ * at).  Returns the length and fills *ret except fn, aux and off; or
+ *	-EILSEQ	#UD	(also: LOCK where it is not allowed)
+ *	-E2BIG	longer than 15 bytes: #GP(0)
+ *	-ENODATA	more bytes are needed
+ */
+NODISCARD int soft_decode(const uint8_t *p, unsigned avail, unsigned code_size, struct insn *ret);
+
+/* bind.c: sets i->fn and i->aux from the form; bytes are the instruction's own. */
+void soft_bind(struct scpu *c, struct insn *i, const uint8_t *bytes, unsigned code_size);
+
+enum {
+	STLB_BITS = 10,
+	STLB_SIZE = 1 << STLB_BITS,
+	/* mmu indices: supervisor; user; supervisor with SMAP's override (EFLAGS.AC). */
+	SMMU_KERNEL = 0,
+	SMMU_USER = 1,
+	SMMU_KERNEL_AC = 2,
+	SMMUS = 3,
+};
+
+/* The linear page and what to add to a linear address in it to reach host memory.  An empty entry's
+ * tag can match no address. */
+struct stlb {
+	uint64_t tag;
+	uint64_t addend;
+};
+
+struct stlb_set {
+	struct stlb r[STLB_SIZE];
+	/* Only pages that are writable, dirty, logged, and hold no decoded code. */
+	struct stlb w[STLB_SIZE];
+};
+
+struct scpu {
+	struct accel_vcpu v;
+
+	/* General registers; [SREG_NONE] is 0, [SREG_RIP] the RIP of the running block's start. */
+	uint64_t gpr[SREGS];
+	/* Where execution goes on after the running block; at rest, the RIP. */
+	uint64_t rip;
+	/*
+	 * Status flags as `lahf; seto al` leaves AX: OF in bit 0, CF 8, PF 10, AF 12, ZF 14, SF 15.
+	 * The rest of RFLAGS is in rflags (whose status bits are 0 and bit 1 is set).
+	 */
+	uint16_t fl;
+	uint8_t cpl;
+	/* 16, 32, 64. */
+	uint8_t code_size;
+	uint64_t rflags;
+
+	/* Fast half of segmentation: linear = (ea + sbase[seg]) & lin_mask, for segments whose bit is
+	 * set in seg_rd / seg_wr (flat limit, right type); others go through soft_seg_lin(). */
+	uint64_t sbase[6];
+	uint64_t lin_mask;
+	/* Of the stack pointer: 0xffff, 0xffffffff, all ones. */
+	uint64_t sp_mask;
+	uint8_t seg_rd, seg_wr;
+
+	/* Set by any thread: look at `req` and interrupts before the next block. */
+	uint32_t exit_req;
+
+	/* The set that the current privilege uses: &tlbs[mmu_index]. */
+	struct stlb_set *tlb;
+	uint8_t mmu_index;
+
+	/* Vector registers, low half first; the x87/MMX part as an FXSAVE image (SDM 1 10.5.1). */
+	uint8_t ymm[16][32] __attribute__((aligned(64)));
+	uint8_t fx[512] __attribute__((aligned(64)));
+	uint32_t mxcsr;
+
+	struct cpu_seg seg[6], ldt, tr;
+	struct cpu_table gdt, idt;
+	uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
+	uint64_t pdptr[4];
+	uint64_t dr[4], dr6, dr7;
+	struct cpu_events ev;
+	uint8_t mp;
+
+	uint64_t star, lstar, cstar, fmask, kernel_gs_base;
+	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+	uint64_t tsc_aux, pat, tsc_adjust, misc_enable, spec_ctrl;
+	uint64_t mtrr_def, mtrr_phys[16], mtrr_fix[11];
+	/* Guest TSC = host TSC + tsc_offset. */
+	uint64_t tsc_offset;
+	uint64_t kvmclock_msr, kvmclock_wall_msr;
+
+	struct lapic lapic;
+	/* Where soft_raise() goes; set by run.c. */
+	jmp_buf trap;
+	/* The instruction being executed, for faults found where it is not at hand. */
+	const struct insn *cur;
+
+	/* Owned by code.c, run.c and soft.c. */
+	struct soft_code *code;
+	struct soft_run *run;
+	struct stlb_set tlbs[SMMUS];
+};
+
+struct soft_vm {
+	struct accel_vm vm;
+	struct irq_chips *chips;
+	struct gmem_watch watch;
+	/* Owned by soft.c and code.c. */
+	struct soft_shared *shared;
+};
+
+static inline struct soft_vm *soft_vm(const struct scpu *c)
+{
+	return (struct soft_vm *)(void *)c->v.vm;
+}
+
+/* Goes on with the next instruction of the block: the last statement of a handler that does not
+ * end it.  A tail call in optimised builds; a block is short enough for the stack in others. */
+#define SOFT_NEXT(c, i) return (i)[1].fn((c), (i) + 1)
+
+/* RIP of this instruction and of the next one. */
+static inline uint64_t soft_rip(const struct scpu *c, const struct insn *i)
+{
+	return c->gpr[SREG_RIP] + i->off;
+}
+
+static inline uint64_t soft_next_rip(const struct scpu *c, const struct insn *i)
+{
+	uint64_t ip = c->gpr[SREG_RIP] + i->off + i->len;
+
+	return c->code_size == 64 ? ip : (uint32_t)ip;
+}
+
+/* Effective address of the memory operand, before segmentation. */
+static inline uint64_t soft_ea(const struct scpu *c, const struct insn *i)
+{
+	return (c->gpr[i->base] + (c->gpr[i->index] << i->scale) + (uint64_t)i->disp) & i->ea_mask;
+}
+
+/*
+ * exc.c.  Raise an exception at instruction i (a fault: RIP stays at i).  has-error-code follows
+ * from the vector.  Never returns: architectural state is as before i.
+ */
+NORETURN void soft_raise(struct scpu *c, const struct insn *i, unsigned vector, uint32_t err);
+NORETURN void soft_raise_pf(struct scpu *c, const struct insn *i, uint64_t lin, uint32_t err);
+/* Deliver through the IDT now.  soft: INT n, INT3, INTO (DPL is checked, RIP is the return). */
+enum soft_int {
+	SOFT_INT_HARD,
+	SOFT_INT_SOFT,
+	SOFT_INT_EXC,
+	/* INT1, INT3, INTO: software for DPL checks, no IOPL check in VM86. */
+	SOFT_INT_PRIV,
+};
+void soft_interrupt(struct scpu *c, unsigned vector, enum soft_int kind, bool has_err, uint32_t err,
+		    uint64_t return_rip);
+
+/* RFLAGS as the guest sees it, and setting all of it (no privilege rules). */
+uint64_t soft_rflags_get(const struct scpu *c);
+void soft_rflags_set(struct scpu *c, uint64_t v);
+
+/* seg.c: the slow half of segmentation: limit, type and base; raises #GP or #SS. */
+uint64_t soft_seg_lin(struct scpu *c, const struct insn *i, unsigned seg, uint64_t ea, unsigned size,
+		      bool write);
+/* After any change of CPL, segments, CR0, CR4, EFER, EFLAGS.AC/VM: derived fields of scpu. */
+void soft_mode_changed(struct scpu *c);

@@ -1,0 +1,192 @@
+/* Architectural constants of x86.  SDM = Intel 64 and IA-32 Architectures Software Developer's
+ * Manual, volume and section; APM = AMD64 Architecture Programmer's Manual. */
+#pragma once
+
+#include "base/bits.h"
+
+/* Numbers in ModRM and REX. */
+enum {
+	X86_RAX, X86_RCX, X86_RDX, X86_RBX, X86_RSP, X86_RBP, X86_RSI, X86_RDI,
+	X86_R8, X86_R9, X86_R10, X86_R11, X86_R12, X86_R13, X86_R14, X86_R15,
+};
+
+enum {
+	X86_ES, X86_CS, X86_SS, X86_DS, X86_FS, X86_GS,
+};
+
+/* EFLAGS (SDM 1 3.4.3). */
+#define X86_FL_CF BIT64(0)
+#define X86_FL_FIXED BIT64(1)
+#define X86_FL_PF BIT64(2)
+#define X86_FL_AF BIT64(4)
+#define X86_FL_ZF BIT64(6)
+#define X86_FL_SF BIT64(7)
+#define X86_FL_TF BIT64(8)
+#define X86_FL_IF BIT64(9)
+#define X86_FL_DF BIT64(10)
+#define X86_FL_OF BIT64(11)
+#define X86_FL_IOPL_SHIFT 12
+#define X86_FL_IOPL (BIT64(12) | BIT64(13))
+#define X86_FL_NT BIT64(14)
+#define X86_FL_RF BIT64(16)
+#define X86_FL_VM BIT64(17)
+#define X86_FL_AC BIT64(18)
+#define X86_FL_VIF BIT64(19)
+#define X86_FL_VIP BIT64(20)
+#define X86_FL_ID BIT64(21)
+#define X86_FL_STATUS \
+	(X86_FL_CF | X86_FL_PF | X86_FL_AF | X86_FL_ZF | X86_FL_SF | X86_FL_OF)
+
+/* Interrupt shadow of cpu_events. */
+enum {
+	X86_SHADOW_STI = 1,
+	X86_SHADOW_MOV_SS = 2,
+};
+
+/* CR0, CR4 (SDM 3A 2.5). */
+#define X86_CR0_PE BIT64(0)
+#define X86_CR0_MP BIT64(1)
+#define X86_CR0_EM BIT64(2)
+#define X86_CR0_TS BIT64(3)
+#define X86_CR0_ET BIT64(4)
+#define X86_CR0_NE BIT64(5)
+#define X86_CR0_WP BIT64(16)
+#define X86_CR0_AM BIT64(18)
+#define X86_CR0_NW BIT64(29)
+#define X86_CR0_CD BIT64(30)
+#define X86_CR0_PG BIT64(31)
+
+#define X86_CR4_VME BIT64(0)
+#define X86_CR4_PVI BIT64(1)
+#define X86_CR4_TSD BIT64(2)
+#define X86_CR4_DE BIT64(3)
+#define X86_CR4_PSE BIT64(4)
+#define X86_CR4_PAE BIT64(5)
+#define X86_CR4_MCE BIT64(6)
+#define X86_CR4_PGE BIT64(7)
+#define X86_CR4_PCE BIT64(8)
+#define X86_CR4_OSFXSR BIT64(9)
+#define X86_CR4_OSXMMEXCPT BIT64(10)
+#define X86_CR4_UMIP BIT64(11)
+#define X86_CR4_LA57 BIT64(12)
+#define X86_CR4_VMXE BIT64(13)
+#define X86_CR4_SMXE BIT64(14)
+#define X86_CR4_FSGSBASE BIT64(16)
+#define X86_CR4_PCIDE BIT64(17)
+#define X86_CR4_OSXSAVE BIT64(18)
+#define X86_CR4_SMEP BIT64(20)
+#define X86_CR4_SMAP BIT64(21)
+#define X86_CR4_PKE BIT64(22)
+#define X86_CR4_CET BIT64(23)
+
+#define X86_EFER_SCE BIT64(0)
+#define X86_EFER_LME BIT64(8)
+#define X86_EFER_LMA BIT64(10)
+#define X86_EFER_NXE BIT64(11)
+#define X86_EFER_SVME BIT64(12)
+#define X86_EFER_FFXSR BIT64(14)
+
+/* XCR0 and XSTATE_BV components (SDM 1 13.1). */
+#define X86_XCR0_X87 BIT64(0)
+#define X86_XCR0_SSE BIT64(1)
+#define X86_XCR0_AVX BIT64(2)
+
+/* Exceptions (SDM 3A 6.3.1). */
+enum {
+	X86_EXC_DE = 0,
+	X86_EXC_DB = 1,
+	X86_EXC_NMI = 2,
+	X86_EXC_BP = 3,
+	X86_EXC_OF = 4,
+	X86_EXC_BR = 5,
+	X86_EXC_UD = 6,
+	X86_EXC_NM = 7,
+	X86_EXC_DF = 8,
+	X86_EXC_TS = 10,
+	X86_EXC_NP = 11,
+	X86_EXC_SS = 12,
+	X86_EXC_GP = 13,
+	X86_EXC_PF = 14,
+	X86_EXC_MF = 16,
+	X86_EXC_AC = 17,
+	X86_EXC_MC = 18,
+	X86_EXC_XM = 19,
+};
+
+/* Page-fault error code (SDM 3A 4.7). */
+enum {
+	X86_PF_P = 1,
+	X86_PF_W = 2,
+	X86_PF_U = 4,
+	X86_PF_RSVD = 8,
+	X86_PF_I = 16,
+	X86_PF_PK = 32,
+};
+
+/* Page-table entries (SDM 3A 4.5). */
+#define X86_PTE_P BIT64(0)
+#define X86_PTE_W BIT64(1)
+#define X86_PTE_U BIT64(2)
+#define X86_PTE_A BIT64(5)
+#define X86_PTE_D BIT64(6)
+#define X86_PTE_PS BIT64(7)
+#define X86_PTE_G BIT64(8)
+#define X86_PTE_NX BIT64(63)
+
+/* DR6, DR7 (SDM 3B 17.2). */
+#define X86_DR6_FIXED 0xffff0ff0ull
+#define X86_DR6_BD BIT64(13)
+#define X86_DR6_BS BIT64(14)
+#define X86_DR6_BT BIT64(15)
+#define X86_DR7_FIXED BIT64(10)
+#define X86_DR7_GD BIT64(13)
+
+/* MSRs (SDM 4). */
+enum x86_msr {
+	X86_MSR_TSC = 0x10,
+	X86_MSR_PLATFORM_ID = 0x17,
+	X86_MSR_APIC_BASE = 0x1b,
+	X86_MSR_FEATURE_CONTROL = 0x3a,
+	X86_MSR_TSC_ADJUST = 0x3b,
+	X86_MSR_SPEC_CTRL = 0x48,
+	X86_MSR_PRED_CMD = 0x49,
+	X86_MSR_BIOS_SIGN_ID = 0x8b,
+	X86_MSR_MPERF = 0xe7,
+	X86_MSR_APERF = 0xe8,
+	X86_MSR_MTRRCAP = 0xfe,
+	X86_MSR_ARCH_CAPABILITIES = 0x10a,
+	X86_MSR_SYSENTER_CS = 0x174,
+	X86_MSR_SYSENTER_ESP = 0x175,
+	X86_MSR_SYSENTER_EIP = 0x176,
+	X86_MSR_MCG_CAP = 0x179,
+	X86_MSR_MCG_STATUS = 0x17a,
+	X86_MSR_MCG_CTL = 0x17b,
+	X86_MSR_MISC_ENABLE = 0x1a0,
+	X86_MSR_DEBUGCTL = 0x1d9,
+	X86_MSR_MTRR_PHYSBASE0 = 0x200,
+	X86_MSR_MTRR_FIX64K = 0x250,
+	X86_MSR_MTRR_FIX16K_80000 = 0x258,
+	X86_MSR_MTRR_FIX16K_A0000 = 0x259,
+	X86_MSR_MTRR_FIX4K_C0000 = 0x268,
+	X86_MSR_PAT = 0x277,
+	X86_MSR_MTRR_DEF_TYPE = 0x2ff,
+	X86_MSR_TSC_DEADLINE = 0x6e0,
+	X86_MSR_X2APIC_FIRST = 0x800,
+	X86_MSR_X2APIC_LAST = 0x8ff,
+	X86_MSR_XSS = 0xda0,
+	X86_MSR_KVM_WALL_CLOCK = 0x4b564d00,
+	X86_MSR_KVM_SYSTEM_TIME = 0x4b564d01,
+	X86_MSR_EFER = 0xc0000080,
+	X86_MSR_STAR = 0xc0000081,
+	X86_MSR_LSTAR = 0xc0000082,
+	X86_MSR_CSTAR = 0xc0000083,
+	X86_MSR_FMASK = 0xc0000084,
+	X86_MSR_FS_BASE = 0xc0000100,
+	X86_MSR_GS_BASE = 0xc0000101,
+	X86_MSR_KERNEL_GS_BASE = 0xc0000102,
+	X86_MSR_TSC_AUX = 0xc0000103,
+};
+#define X86_APIC_BASE_BSP BIT64(8)
+#define X86_APIC_BASE_X2 BIT64(10)
+#define X86_APIC_BASE_EN BIT64(11)
+#define X86_APIC_DEFAULT 0xfee00000ull

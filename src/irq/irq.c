@@ -1,0 +1,42 @@
+#include "irq/irq.h"
+
+#include "base/bug.h"
+
+#include <errno.h>
+
+void irq_line_set(struct irq_line *l, bool level)
+{
+	struct irqs *q = l->irqs;
+
+	if (l->high == level)
+		return;
+	l->high = level;
+	BUG_ON(l->gsi >= IRQ_GSIS);
+
+	uint16_t before = level ? __atomic_fetch_add(&q->holders[l->gsi], 1, __ATOMIC_ACQ_REL)
+				: __atomic_fetch_sub(&q->holders[l->gsi], 1, __ATOMIC_ACQ_REL);
+	/* Only the first to raise and the last to lower change the wire. */
+	if (before != (level ? 0 : 1))
+		return;
+	if (level)
+		__atomic_fetch_or(&q->level, 1u << l->gsi, __ATOMIC_ACQ_REL);
+	else
+		__atomic_fetch_and(&q->level, ~(1u << l->gsi), __ATOMIC_ACQ_REL);
+	q->ops->line(q, l->gsi, level);
+}
+
+void irq_msi(struct irqs *q, uint64_t addr, uint32_t data)
+{
+	q->ops->msi(q, addr, data);
+}
+
+int irq_fd_attach(struct irqs *q, int fd, uint64_t addr, uint32_t data)
+{
+	return q->ops->fd_attach ? q->ops->fd_attach(q, fd, addr, data) : -ENOSYS;
+}
+
+void irq_fd_detach(struct irqs *q, int fd)
+{
+	if (q->ops->fd_detach)
+		q->ops->fd_detach(q, fd);
+}

@@ -1,0 +1,63 @@
+/*
+ * Interrupts, as devices see them: lines (GSIs) and messages (MSI).
+ *
+ * GSI 0-15 are the ISA lines (8259 pins and, with the usual override of 0 to pin 2, the I/O APIC);
+ * 16-23 are I/O APIC pins 16-23, for PCI INTx.  Who answers is a small table: the user-space chips
+ * of this folder (soft, and the line half of kvm's split irqchip), or chips inside the kernel.
+ *
+ * Threads: everything here from any thread; nothing blocks.
+ */
+#pragma once
+
+#include "base/err.h"
+
+struct irqs;
+
+enum {
+	IRQ_GSIS = 24,
+	IRQ_GSI_PIT = 0,
+	IRQ_GSI_KBD = 1,
+	IRQ_GSI_COM1 = 4,
+	IRQ_GSI_RTC = 8,
+	IRQ_GSI_SCI = 9,
+};
+
+struct irq_ops {
+	const char *name;
+	/* Level of an input line.  Edge-triggered inputs see a rising edge. */
+	void (*line)(struct irqs *q, unsigned gsi, bool level);
+	/* A message write: address 0xfee..... and data (SDM 3A 11.11). */
+	void (*msi)(struct irqs *q, uint64_t addr, uint32_t data);
+	/* fd (an eventfd) raises this message until detached.  [NULL: -ENOSYS, the caller watches fd
+	 * and calls irq_msi()] */
+	int (*fd_attach)(struct irqs *q, int fd, uint64_t addr, uint32_t data);
+	void (*fd_detach)(struct irqs *q, int fd);
+};
+
+struct irqs {
+	const struct irq_ops *ops;
+	/* Inputs now high, one bit each: what a level-triggered line saw last.  Atomic. */
+	uint32_t level;
+	/* Lines shared by several devices: how many hold each high.  Atomic. */
+	uint16_t holders[IRQ_GSIS];
+};
+
+/* One input of the board, as a device holds it.  Shared lines are or-ed. */
+struct irq_line {
+	struct irqs *irqs;
+	unsigned gsi;
+	/* What this device drives.  Changed under the device's lock. */
+	bool high;
+};
+
+void irq_line_set(struct irq_line *l, bool level);
+
+static inline void irq_line_pulse(struct irq_line *l)
+{
+	irq_line_set(l, true);
+	irq_line_set(l, false);
+}
+
+void irq_msi(struct irqs *q, uint64_t addr, uint32_t data);
+NODISCARD int irq_fd_attach(struct irqs *q, int fd, uint64_t addr, uint32_t data);
+void irq_fd_detach(struct irqs *q, int fd);
