@@ -111,7 +111,7 @@ int board_load(struct board *b, const uint8_t *data, size_t len, struct err *e)
 
 	list_for_each(p, &b->devs)
 		want++;
-	for (size_t at = 0, used; at < len; at += used, got++) {
+	for (size_t at = 0, used = 0; at < len; at += used, got++) {
 		int rc = board_load_one(b, data + at, len - at, &used, e);
 
 		if (rc < 0)
