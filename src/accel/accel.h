@@ -30,7 +30,8 @@ struct accel_opts {
 	const char *cpu_model;
 	/* kvm: user-space PIC, IOAPIC and PIT with the LAPIC in the kernel.  soft ignores it. */
 	bool split_irqchip;
-	/* "name=value,..." of the engine's own options, from --accel soft,profile=FILE; may be NULL. */
+	/* "name=value,..." of the engine's own options, from --accel soft,profile=FILE; may be
+	 * NULL. */
 	const char *engine_opts;
 };
 
@@ -71,7 +72,8 @@ struct accel {
 	int (*probe)(struct err *e);
 	int (*vm_new)(const struct accel_opts *o, struct accel_vm **ret, struct err *e);
 	void (*vm_free)(struct accel_vm *vm);
-	int (*vcpu_new)(struct accel_vm *vm, unsigned index, struct accel_vcpu **ret, struct err *e);
+	int (*vcpu_new)(struct accel_vm *vm, unsigned index, struct accel_vcpu **ret,
+			struct err *e);
 	void (*vcpu_free)(struct accel_vcpu *c);
 	/* Runs until there is a reason to return.  A halted vCPU waits inside. */
 	enum accel_exit (*run)(struct accel_vcpu *c, struct err *e);
@@ -98,7 +100,8 @@ extern const struct accel *const accel_drivers[];
  * Engine by name, or by "auto": kvm where a timed probe shows that it runs ring-0 code at hardware
  * speed, else soft.  ret_why (256 bytes) says what was chosen and why.
  */
-NODISCARD int accel_choose(const char *name, const struct accel **ret, char *ret_why, struct err *e);
+NODISCARD int accel_choose(const char *name, const struct accel **ret, char *ret_why,
+			   struct err *e);
 
 NODISCARD int accel_vm_new(const struct accel *a, const struct accel_opts *o, struct accel_vm **ret,
 			   struct err *e);

@@ -8,9 +8,9 @@
 
 NORETURN COLD void bug(const char *file, int line, const char *what);
 
-#define BUG_ON(cond)                                         \
-	do {                                                 \
-		if (unlikely(cond))                          \
-			bug(__FILE__, __LINE__, #cond);      \
+#define BUG_ON(cond)                                    \
+	do {                                            \
+		if (unlikely(cond))                     \
+			bug(__FILE__, __LINE__, #cond); \
 	} while (0)
 #define BUG(what) bug(__FILE__, __LINE__, (what))

@@ -31,11 +31,11 @@ static inline void close_fd_(int *fd)
 	}
 
 /* Move a value out of a cleaned-up local: the local keeps nothing to free. */
-#define TAKE(p)                                                   \
-	({                                                        \
+#define TAKE(p)                                                    \
+	({                                                         \
 		__typeof__(p) *take_p_ = &(p), take_v_ = *take_p_; \
-		*take_p_ = NULL;                                  \
-		take_v_;                                          \
+		*take_p_ = NULL;                                   \
+		take_v_;                                           \
 	})
 
 static inline int take_fd(int *fd)

@@ -19,15 +19,14 @@
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
 /* Number of elements of an array; does not compile for a pointer. */
-#define COUNT_OF(a)                                                                     \
-	(sizeof(a) / sizeof((a)[0]) +                                                   \
-	 0 * sizeof(char[1 - 2 * __builtin_types_compatible_p(__typeof__(a),            \
-							      __typeof__(&(a)[0]))]))
+#define COUNT_OF(a)                   \
+	(sizeof(a) / sizeof((a)[0]) + \
+	 0 * sizeof(char[1 -          \
+			 2 * __builtin_types_compatible_p(__typeof__(a), __typeof__(&(a)[0]))]))
 
 /* The struct of type `type` whose member `member` is *p. */
-#define container_of(p, type, member)                                   \
-	({                                                              \
-		const __typeof__(((type *)0)->member) *cof_p_ = (p);    \
-		(type *)(void *)((char *)(uintptr_t)cof_p_ -            \
-				 offsetof(type, member));               \
+#define container_of(p, type, member)                                                 \
+	({                                                                            \
+		const __typeof__(((type *)0)->member) *cof_p_ = (p);                  \
+		(type *)(void *)((char *)(uintptr_t)cof_p_ - offsetof(type, member)); \
 	})

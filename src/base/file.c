@@ -31,8 +31,8 @@ int file_pwrite_full(int fd, const void *buf, size_t len, uint64_t off_bytes)
 	size_t done = 0;
 
 	while (done < len) {
-		ssize_t n = pwrite(fd, (const char *)buf + done, len - done,
-				   (off_t)(off_bytes + done));
+		ssize_t n =
+			pwrite(fd, (const char *)buf + done, len - done, (off_t)(off_bytes + done));
 
 		if (n < 0 && errno == EINTR)
 			continue;

@@ -7,7 +7,10 @@ struct list {
 	struct list *prev, *next;
 };
 
-#define LIST_INIT(name) { &(name), &(name) }
+#define LIST_INIT(name)          \
+	{                        \
+		&(name), &(name) \
+	}
 
 static inline void list_init(struct list *l)
 {
@@ -49,6 +52,6 @@ static inline void list_del(struct list *n)
 #define list_first(head, type, member) list_entry((head)->next, type, member)
 #define list_for_each(p, head) for (struct list *p = (head)->next; p != (head); p = p->next)
 /* The body may unlink p. */
-#define list_for_each_safe(p, head)                                                     \
-	for (struct list *p = (head)->next, *p##_next_ = p->next; p != (head);          \
+#define list_for_each_safe(p, head)                                            \
+	for (struct list *p = (head)->next, *p##_next_ = p->next; p != (head); \
 	     p = p##_next_, p##_next_ = p->next)

@@ -7,17 +7,17 @@
 #define sub_ok(a, b, ret) (!__builtin_sub_overflow((a), (b), (ret)))
 #define mul_ok(a, b, ret) (!__builtin_mul_overflow((a), (b), (ret)))
 
-#define MIN(a, b)                                            \
-	({                                                   \
-		__typeof__(a) min_a_ = (a);                  \
-		__typeof__(b) min_b_ = (b);                  \
-		min_a_ < min_b_ ? min_a_ : min_b_;           \
+#define MIN(a, b)                                  \
+	({                                         \
+		__typeof__(a) min_a_ = (a);        \
+		__typeof__(b) min_b_ = (b);        \
+		min_a_ < min_b_ ? min_a_ : min_b_; \
 	})
-#define MAX(a, b)                                            \
-	({                                                   \
-		__typeof__(a) max_a_ = (a);                  \
-		__typeof__(b) max_b_ = (b);                  \
-		max_a_ > max_b_ ? max_a_ : max_b_;           \
+#define MAX(a, b)                                  \
+	({                                         \
+		__typeof__(a) max_a_ = (a);        \
+		__typeof__(b) max_b_ = (b);        \
+		max_a_ > max_b_ ? max_a_ : max_b_; \
 	})
 
 #define KIB(n) ((uint64_t)(n) << 10)

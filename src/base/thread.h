@@ -17,7 +17,10 @@ struct cond {
 	pthread_cond_t c;
 };
 
-#define LOCK_INIT { PTHREAD_MUTEX_INITIALIZER }
+#define LOCK_INIT                         \
+	{                                 \
+		PTHREAD_MUTEX_INITIALIZER \
+	}
 
 void lock_init(struct lock *l);
 void lock_fini(struct lock *l);
@@ -54,8 +57,12 @@ static inline void unlock_(struct lock **l)
 }
 
 /* Hold l until the end of the scope. */
-#define SCOPED_LOCK(l) \
-	CLEANUP(unlock_) UNUSED struct lock *scoped_lock_ = ({ lock(l); (l); })
+#define SCOPED_LOCK(l)                        \
+	CLEANUP(unlock_)                      \
+	UNUSED struct lock *scoped_lock_ = ({ \
+		lock(l);                      \
+		(l);                          \
+	})
 
 struct thread {
 	pthread_t id;

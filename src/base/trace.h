@@ -20,8 +20,8 @@ void trace_init(void);
 void trace_line(const char *point, const char *fmt, ...) PRINTF(2, 3);
 void trace_dump(FILE *f);
 
-#define TRACE(point, fmt, ...)                                             \
-	do {                                                               \
-		if (unlikely(trace_on))                                    \
+#define TRACE(point, fmt, ...)                                              \
+	do {                                                                \
+		if (unlikely(trace_on))                                     \
 			trace_line(#point, fmt __VA_OPT__(, ) __VA_ARGS__); \
 	} while (0)

@@ -40,8 +40,8 @@ struct blk_req {
 	unsigned flags;
 	/* Multiples of blk_info.block_size. */
 	uint64_t off_bytes, len_bytes;
-	/* READ, WRITE: pieces that sum to len_bytes; must stay until done.  The driver may change the
-	 * entries (short transfers). */
+	/* READ, WRITE: pieces that sum to len_bytes; must stay until done.  The driver may change
+	 * the entries (short transfers). */
 	struct iovec *iov;
 	unsigned niov;
 	/* rc: 0 or -errno. */
@@ -86,7 +86,8 @@ struct blk_driver {
 	const char *name;
 	/* Of the driver's struct, which begins with struct blk. */
 	size_t size;
-	/* Required.  open may block (it runs before the loop does); close also gets a half-open b. */
+	/* Required.  open may block (it runs before the loop does); close also gets a half-open b.
+	 */
 	int (*open)(struct blk *b, const struct blk_opts *o, struct err *e);
 	void (*close)(struct blk *b);
 	/* On the loop's thread; ranges are checked; ends in one blk_done(). */

@@ -16,7 +16,8 @@ struct chr;
 
 /* Upcalls to the device, on the loop's thread. */
 struct chr_client {
-	/* Bytes came in; returns how many were taken.  The rest is offered again after chr_poll(). */
+	/* Bytes came in; returns how many were taken.  The rest is offered again after chr_poll().
+	 */
 	size_t (*input)(struct chr_client *c, const uint8_t *p, size_t len);
 	/* Room in the output queue again after chr_write() took less than it got. */
 	void (*writable)(struct chr_client *c);
@@ -40,7 +41,8 @@ struct chr_driver {
 	size_t size;
 	int (*open)(struct chr *c, const struct chr_opts *o, struct err *e);
 	void (*close)(struct chr *c);
-	/* On the loop's thread: as many bytes as go now; -EAGAIN: none.  -EPIPE: nobody there, drop. */
+	/* On the loop's thread: as many bytes as go now; -EAGAIN: none.  -EPIPE: nobody there,
+	 * drop. */
 	ssize_t (*write)(struct chr *c, const uint8_t *p, size_t len);
 	/* Ask for input (again), or stop it: the device's FIFO has room or not. */
 	void (*rx_enable)(struct chr *c, bool on);

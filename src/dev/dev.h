@@ -25,8 +25,8 @@ struct dev_ops {
 	void (*free)(struct dev *d);
 	/* To power-on values.  VM paused.  [NULL: nothing to reset] */
 	void (*reset)(struct dev *d);
-	/* Saved state: a table over *state_obj(d).  Every device has one; a device with no state has a
-	 * table with no fields. */
+	/* Saved state: a table over *state_obj(d).  Every device has one; a device with no state
+	 * has a table with no fields. */
 	const struct state_desc *state;
 	void *(*state_obj)(struct dev *d);
 	size_t state_size;
@@ -34,7 +34,8 @@ struct dev_ops {
 	void (*pre_save)(struct dev *d);
 	/* After a load: derive the rest (lines, timers, BAR mappings).  [NULL] */
 	int (*post_load)(struct dev *d, struct err *e);
-	/* Pause: return only when nothing of it is in flight and nothing writes guest memory. [NULL] */
+	/* Pause: return only when nothing of it is in flight and nothing writes guest memory.
+	 * [NULL] */
 	void (*stop)(struct dev *d);
 	void (*start)(struct dev *d);
 };

@@ -28,8 +28,8 @@ struct irq_ops {
 	void (*line)(struct irqs *q, unsigned gsi, bool level);
 	/* A message write: address 0xfee..... and data (SDM 3A 11.11). */
 	void (*msi)(struct irqs *q, uint64_t addr, uint32_t data);
-	/* fd (an eventfd) raises this message until detached.  [NULL: -ENOSYS, the caller watches fd
-	 * and calls irq_msi()] */
+	/* fd (an eventfd) raises this message until detached.  [NULL: -ENOSYS, the caller watches
+	 * fd and calls irq_msi()] */
 	int (*fd_attach)(struct irqs *q, int fd, uint64_t addr, uint32_t data);
 	void (*fd_detach)(struct irqs *q, int fd);
 };

@@ -16,7 +16,8 @@ struct irq_chips;
 struct lapic_owner {
 	/* Any thread: something may be pending now; leave the run loop and look. */
 	void (*kick)(struct lapic *l);
-	/* vCPU's thread: call lapic_timer_fired() at deadline_ns of clock_ns(); UINT64_MAX: never. */
+	/* vCPU's thread: call lapic_timer_fired() at deadline_ns of clock_ns(); UINT64_MAX: never.
+	 */
 	void (*timer)(struct lapic *l, uint64_t deadline_ns);
 	/* The guest's TSC now, and the clock_ns() time at which it will reach `tsc`. */
 	uint64_t (*tsc)(struct lapic *l);

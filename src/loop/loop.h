@@ -55,7 +55,8 @@ struct loop_fd {
 	uint64_t tag;
 };
 
-/* f->fn is set by the caller; f must stay until loop_fd_del().  The descriptor stays the caller's. */
+/* f->fn is set by the caller; f must stay until loop_fd_del().  The descriptor stays the caller's.
+ */
 NODISCARD int loop_fd_add(struct loop *l, struct loop_fd *f, int fd, unsigned events);
 /* events 0: keep it registered but silent. */
 void loop_fd_set(struct loop_fd *f, unsigned events);

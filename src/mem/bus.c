@@ -111,7 +111,7 @@ static bool bus_ring(struct bus *b, uint64_t addr, unsigned size, uint64_t v)
 	if (!__atomic_load_n(&b->nnotify, __ATOMIC_RELAXED))
 		return false;
 	pthread_rwlock_rdlock(&b->map_lock);
-	list_for_each(p, &b->notify) {
+	list_for_each (p, &b->notify) {
 		const struct bus_notify *n = list_entry(p, struct bus_notify, node);
 
 		if (n->addr != addr || (n->size && n->size != size) ||

@@ -68,7 +68,8 @@ int gmem_add(struct gmem *m, const char *name, uint64_t gpa, uint64_t len, int f
 		return rc;
 	AUTO_CLOSE int own = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : gmem_new_memfd(name, len, e);
 	if (own < 0)
-		return fd >= 0 ? err_set(e, errno, "cannot share memory: %s", strerror(errno)) : own;
+		return fd >= 0 ? err_set(e, errno, "cannot share memory: %s", strerror(errno))
+			       : own;
 
 	AUTO_FREE uint64_t *dirty = xcalloc(BITMAP_WORDS(len >> GMEM_PAGE_SHIFT), sizeof(uint64_t));
 	if (!dirty)

@@ -81,5 +81,6 @@ void gmem_wrote(const struct gmem *m, uint64_t gpa, uint64_t len);
 /* Dirty log.  Starting clears it; the engines' logs are merged in by accel_dirty_sync(). */
 NODISCARD int gmem_log_start(struct gmem *m, struct err *e);
 void gmem_log_stop(struct gmem *m);
-/* Moves region i's bits to ret_bits (BITMAP_WORDS(len / page) words), clearing; returns how many. */
+/* Moves region i's bits to ret_bits (BITMAP_WORDS(len / page) words), clearing; returns how many.
+ */
 uint64_t gmem_dirty_take(struct gmem *m, unsigned i, uint64_t *ret_bits);

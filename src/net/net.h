@@ -71,7 +71,8 @@ struct net_driver {
 	/* Required.  close also gets a half-open n. */
 	int (*open)(struct net *n, const struct net_opts *o, struct err *e);
 	void (*close)(struct net *n);
-	/* One frame with its header.  Bytes, or -EAGAIN (then .writable comes), or -errno: dropped. */
+	/* One frame with its header.  Bytes, or -EAGAIN (then .writable comes), or -errno: dropped.
+	 */
 	ssize_t (*send)(struct net *n, const struct iovec *iov, unsigned niov);
 	/* One frame into iov, cut when it does not fit.  Bytes or -EAGAIN. */
 	ssize_t (*recv)(struct net *n, const struct iovec *iov, unsigned niov);

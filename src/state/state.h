@@ -6,8 +6,9 @@
  * little-endian.  Host pointers, descriptors and sizes never travel.
  *
  * A section is written as (docs/format/state.md):
- *	u32 length of what follows, u16 version, u16 name length, name, u32 instance, then the fields in
- *	table order, each array element after the other; fields newer than the version are absent.
+ *	u32 length of what follows, u16 version, u16 name length, name, u32 instance, then the
+ *fields in table order, each array element after the other; fields newer than the version are
+ *absent.
  */
 #pragma once
 
@@ -48,28 +49,28 @@ struct state_desc {
 	int (*check)(const void *obj, struct err *e);
 };
 
-#define STATE_FIELD(type, m, since_)                                                            \
-	{                                                                                       \
-		.name = #m, .offset = offsetof(type, m), .kind = STATE_INT,                     \
-		.size = sizeof(((type *)0)->m), .since = (since_), .count = 1,                  \
+#define STATE_FIELD(type, m, since_)                                           \
+	{                                                                      \
+		.name = #m, .offset = offsetof(type, m), .kind = STATE_INT,    \
+		.size = sizeof(((type *)0)->m), .since = (since_), .count = 1, \
 	}
 /* An array of integers. */
-#define STATE_ARRAY(type, m, since_)                                                            \
-	{                                                                                       \
-		.name = #m, .offset = offsetof(type, m), .kind = STATE_INT,                     \
-		.size = sizeof(((type *)0)->m[0]), .since = (since_),                           \
-		.count = sizeof(((type *)0)->m) / sizeof(((type *)0)->m[0]),                    \
+#define STATE_ARRAY(type, m, since_)                                         \
+	{                                                                    \
+		.name = #m, .offset = offsetof(type, m), .kind = STATE_INT,  \
+		.size = sizeof(((type *)0)->m[0]), .since = (since_),        \
+		.count = sizeof(((type *)0)->m) / sizeof(((type *)0)->m[0]), \
 	}
 #define STATE_STRUCT_FIELD(type, m, desc_, since_)                                              \
 	{                                                                                       \
 		.name = #m, .offset = offsetof(type, m), .kind = STATE_STRUCT,                  \
 		.size = sizeof(((type *)0)->m), .since = (since_), .count = 1, .desc = (desc_), \
 	}
-#define STATE_STRUCT_ARRAY(type, m, desc_, since_)                                              \
-	{                                                                                       \
-		.name = #m, .offset = offsetof(type, m), .kind = STATE_STRUCT,                  \
-		.size = sizeof(((type *)0)->m[0]), .since = (since_),                           \
-		.count = sizeof(((type *)0)->m) / sizeof(((type *)0)->m[0]), .desc = (desc_),   \
+#define STATE_STRUCT_ARRAY(type, m, desc_, since_)                                            \
+	{                                                                                     \
+		.name = #m, .offset = offsetof(type, m), .kind = STATE_STRUCT,                \
+		.size = sizeof(((type *)0)->m[0]), .since = (since_),                         \
+		.count = sizeof(((type *)0)->m) / sizeof(((type *)0)->m[0]), .desc = (desc_), \
 	}
 
 /* Growable bytes; a save appends to it. */

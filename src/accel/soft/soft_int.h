@@ -34,7 +34,8 @@ struct sblock;
 
 typedef void insn_fn(struct scpu *c, const struct insn *i);
 
-/* Pseudo register numbers for addresses: always zero, and the linear... RIP of the block's start. */
+/* Pseudo register numbers for addresses: always zero, and the linear... RIP of the block's start.
+ */
 enum {
 	SREG_NONE = 16,
 	SREG_RIP = 17,
@@ -151,8 +152,8 @@ struct scpu {
 	uint8_t code_size;
 	uint64_t rflags;
 
-	/* Fast half of segmentation: linear = (ea + sbase[seg]) & lin_mask, for segments whose bit is
-	 * set in seg_rd / seg_wr (flat limit, right type); others go through soft_seg_lin(). */
+	/* Fast half of segmentation: linear = (ea + sbase[seg]) & lin_mask, for segments whose bit
+	 * is set in seg_rd / seg_wr (flat limit, right type); others go through soft_seg_lin(). */
 	uint64_t sbase[6];
 	uint64_t lin_mask;
 	/* Of the stack pointer: 0xffff, 0xffffffff, all ones. */
@@ -257,7 +258,7 @@ uint64_t soft_rflags_get(const struct scpu *c);
 void soft_rflags_set(struct scpu *c, uint64_t v);
 
 /* seg.c: the slow half of segmentation: limit, type and base; raises #GP or #SS. */
-uint64_t soft_seg_lin(struct scpu *c, const struct insn *i, unsigned seg, uint64_t ea, unsigned size,
-		      bool write);
+uint64_t soft_seg_lin(struct scpu *c, const struct insn *i, unsigned seg, uint64_t ea,
+		      unsigned size, bool write);
 /* After any change of CPL, segments, CR0, CR4, EFER, EFLAGS.AC/VM: derived fields of scpu. */
 void soft_mode_changed(struct scpu *c);
