@@ -111,6 +111,25 @@ NODISCARD int soft_decode(const uint8_t *p, unsigned avail, unsigned code_size, 
 
 /* bind.c: sets i->fn and i->aux from the form; bytes are the instruction's own. */
 void soft_bind(struct scpu *c, struct insn *i, const uint8_t *bytes, unsigned code_size);
+/*
+ * sys.c: the handler of a form of class SYS, and of those of the other classes that load segment
+ * registers or are far (far JMP, CALL, RET, IRET, INT n, INT3, INTO, MOV and POP sreg, LxS ...);
+ * NULL for one it does not know.  May set i->aux.
+ */
+insn_fn *soft_sys_bind(struct scpu *c, struct insn *i, unsigned code_size);
+
+/*
+ * host.c: stubs, machine code that runs one guest instruction on the host.  They live in a buffer of
+ * each vCPU; decoded instructions point into it, so before code.c decodes a block it asks
+ * soft_host_full() and, if so, drops every decoded block of this vCPU and calls soft_host_reset().
+ */
+struct soft_host;
+NODISCARD int soft_host_new(struct soft_host **ret, struct err *e);
+void soft_host_free(struct soft_host *h);
+bool soft_host_full(const struct soft_host *h);
+void soft_host_reset(struct soft_host *h);
+/* Once in the process, before any vCPU runs: the handler of SIGFPE. */
+NODISCARD int soft_host_init(struct err *e);
 
 enum {
 	STLB_BITS = 10,
@@ -194,6 +213,9 @@ struct scpu {
 	/* The instruction being executed, for faults found where it is not at hand. */
 	const struct insn *cur;
 
+	/* Of host.c; made by soft.c with soft_host_new(). */
+	struct soft_host *host;
+
 	/* Owned by code.c, run.c and soft.c. */
 	struct soft_code *code;
 	struct soft_run *run;
@@ -212,6 +234,28 @@ static inline struct soft_vm *soft_vm(const struct scpu *c)
 {
 	return (struct soft_vm *)(void *)c->v.vm;
 }
+
+/*
+ * Blocks.  code.c decodes at most SOFT_BLOCK_MAX instructions and puts a terminator after the last
+ * one: an insn whose fn is soft_block_end, with len 0 and off behind the last.  A conditional branch
+ * that is not taken goes on with i + 1 by SOFT_NEXT, so that it need not end a block; everything
+ * that leaves sets c->rip and returns.
+ */
+enum {
+	SOFT_BLOCK_MAX = 64,
+};
+
+/* Leave the block for `target` (already cut to the operand size and checked). */
+#define SOFT_GOTO(c, i, target)     \
+	do {                        \
+		(c)->rip = (target); \
+		return;             \
+	} while (0)
+
+/* bind.c: the terminator: c->rip = RIP of i. */
+insn_fn soft_block_end;
+/* bind.c: raises #UD; what a form is bound to that this guest does not have. */
+insn_fn soft_op_ud;
 
 /* Goes on with the next instruction of the block: the last statement of a handler that does not
  * end it.  A tail call in optimised builds; a block is short enough for the stack in others. */
@@ -252,6 +296,14 @@ enum soft_int {
 };
 void soft_interrupt(struct scpu *c, unsigned vector, enum soft_int kind, bool has_err, uint32_t err,
 		    uint64_t return_rip);
+
+/*
+ * sys.c: port I/O with the checks of IOPL and the TSS bitmap (SDM 1 19.5); size 1, 2, 4.  For string
+ * forms soft_io_check() comes before the memory operand is touched.
+ */
+void soft_io_check(struct scpu *c, const struct insn *i, uint16_t port, unsigned size);
+uint32_t soft_io_read(struct scpu *c, const struct insn *i, uint16_t port, unsigned size);
+void soft_io_write(struct scpu *c, const struct insn *i, uint16_t port, unsigned size, uint32_t v);
 
 /* RFLAGS as the guest sees it, and setting all of it (no privilege rules). */
 uint64_t soft_rflags_get(const struct scpu *c);
