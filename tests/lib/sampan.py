@@ -46,6 +46,12 @@ class VM:
 
     def __exit__(self, *_):
         self.kill()
+        for f in (self.p.stdin, self.p.stdout, self.p.stderr):
+            if f:
+                try:
+                    f.close()
+                except OSError:
+                    pass
 
     def pump(self, wait_s):
         """Read what there is, waiting at most wait_s; False at the end of both streams."""
@@ -104,15 +110,12 @@ class VM:
         return self.p.returncode
 
     def kill(self, sig=signal.SIGKILL):
+        """End it now; what it printed until then is read."""
         if self.p.poll() is None:
             os.killpg(self.p.pid, sig)
             self.p.wait(30)
-        for f in (self.p.stdin, self.p.stdout, self.p.stderr):
-            if f:
-                try:
-                    f.close()
-                except OSError:
-                    pass
+        while self.sel.get_map() and self.pump(0.1):
+            pass
 
 
 class QMP:
