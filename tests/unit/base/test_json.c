@@ -2,12 +2,13 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 
-#include <cmocka.h>
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 static struct json_object *parse(const char *text)
 {

@@ -2,12 +2,13 @@
 #include "base/near.h"
 #include "base/opt.h"
 
-#include <cmocka.h>
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 struct got {
 	char log[200];
