@@ -46,6 +46,11 @@ static inline void cond_wait(struct cond *c, struct lock *l)
 /* False when deadline_ns (clock_ns() time) passed. */
 bool cond_wait_until(struct cond *c, struct lock *l, uint64_t deadline_ns);
 
+static inline void cond_wake_one(struct cond *c)
+{
+	pthread_cond_signal(&c->c);
+}
+
 static inline void cond_wake_all(struct cond *c)
 {
 	pthread_cond_broadcast(&c->c);

@@ -154,7 +154,7 @@ void loop_work_submit(struct loop_work *w, struct loop_io *io)
 		list_del(&io->node);
 		w->nqueue--;
 	}
-	pthread_cond_signal(&w->wake.c);
+	cond_wake_one(&w->wake);
 	unlock(&w->lock);
 	if (ok)
 		return;

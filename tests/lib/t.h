@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include <stdio.h>
+#include <stdlib.h>
 
 /* Skip this test and say why: tools/check collects the reasons. */
 #define T_SKIP(...)                               \
@@ -28,4 +29,20 @@ static inline uint64_t t_rnd(uint64_t *s)
 	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
 	z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
 	return z ^ (z >> 31);
+}
+
+/* 0 .. n-1 */
+static inline uint64_t t_below(uint64_t *s, uint64_t n)
+{
+	return (t_rnd(s) >> 11) % n;
+}
+
+/* The seed of a property test, printed: SAMPAN_SEED or the given one. */
+static inline uint64_t t_seed(uint64_t dflt)
+{
+	const char *env = getenv("SAMPAN_SEED");
+	uint64_t s = env ? strtoull(env, NULL, 0) : dflt;
+
+	printf("# SAMPAN_SEED=%llu\n", (unsigned long long)s);
+	return s;
 }

@@ -4,7 +4,7 @@
 #include "base/alloc.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
-#include "lib/unit.h"
+#include "lib/t.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,7 +27,7 @@ static struct loop *new_loop(void **state)
 
 	if (loop_new(&l, kind, &e) < 0) {
 		if (kind == LOOP_URING)
-			SKIP("%s", e.msg);
+			T_SKIP("%s", e.msg);
 		fail_msg("%s", e.msg);
 	}
 	assert_int_equal(loop_kind(l), kind);
@@ -346,26 +346,26 @@ static void test_timers_model(void **state)
 	};
 	static struct tick k[N];
 	struct loop *l = new_loop(state);
-	uint64_t s = rnd_seed(7);
+	uint64_t s = t_seed(7);
 
 	memset(k, 0, sizeof(k));
 	total_fired = 0;
 	fake_now = 1000;
 	clock_hook = fake_clock;
 	for (int step = 0; step < 20000; step++) {
-		struct tick *x = &k[rnd_below(&s, N)];
+		struct tick *x = &k[t_below(&s, N)];
 
-		if (rnd_below(&s, 4)) {
-			x->due = fake_now + rnd_below(&s, 50);
+		if (t_below(&s, 4)) {
+			x->due = fake_now + t_below(&s, 50);
 			x->t.fn = tick_fn;
 			loop_timer_set(l, &x->t, x->due);
 		} else {
 			x->due = 0;
 			loop_timer_cancel(&x->t);
 		}
-		if (rnd_below(&s, 3))
+		if (t_below(&s, 3))
 			continue;
-		fake_now += rnd_below(&s, 10);
+		fake_now += t_below(&s, 10);
 		last_fired = 0;
 		loop_run_once(l, 0);
 		for (int i = 0; i < N; i++) {
@@ -652,7 +652,7 @@ static void test_alarm_race(void **state)
 	struct loop_thread t;
 	struct bell b = { 0 };
 	struct err e;
-	uint64_t s = rnd_seed(3);
+	uint64_t s = t_seed(3);
 	int nothing = 0;
 
 	loop_free(new_loop(state));
@@ -660,13 +660,13 @@ static void test_alarm_race(void **state)
 	loop_alarm_init(t.loop, &b.a, bell_fn);
 	for (int i = 0; i < 300; i++) {
 		for (int j = 0; j < 30; j++)
-			loop_alarm_set(&b.a, rnd_below(&s, 4) ? clock_ns() + rnd_below(&s, 40000)
-							      : LOOP_NEVER);
+			loop_alarm_set(&b.a, t_below(&s, 4) ? clock_ns() + t_below(&s, 40000)
+							    : LOOP_NEVER);
 		loop_alarm_set(&b.a, LOOP_NEVER);
 		/* Whatever was being called is over. */
 		loop_call(t.loop, add_one, &nothing);
 		unsigned before = __atomic_load_n(&b.rung, __ATOMIC_RELAXED);
-		loop_alarm_set(&b.a, clock_ns() + rnd_below(&s, 40000));
+		loop_alarm_set(&b.a, clock_ns() + t_below(&s, 40000));
 		uint64_t end = clock_ns() + 5 * NS_PER_SEC;
 		while (__atomic_load_n(&b.rung, __ATOMIC_RELAXED) == before)
 			assert_true(clock_ns() < end);
