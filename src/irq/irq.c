@@ -4,6 +4,24 @@
 
 #include <errno.h>
 
+/*
+ * Tell the chips what the wire is now.  Two devices that share a line may get here at once, and
+ * the later one's call may overtake; so whoever comes looks again until what it told still holds.
+ */
+static void irq_drive(struct irqs *q, unsigned gsi)
+{
+	bool told;
+
+	do {
+		told = __atomic_load_n(&q->holders[gsi], __ATOMIC_SEQ_CST) != 0;
+		if (told)
+			__atomic_fetch_or(&q->level, 1u << gsi, __ATOMIC_ACQ_REL);
+		else
+			__atomic_fetch_and(&q->level, ~(1u << gsi), __ATOMIC_ACQ_REL);
+		q->ops->line(q, gsi, told);
+	} while (told != (__atomic_load_n(&q->holders[gsi], __ATOMIC_SEQ_CST) != 0));
+}
+
 void irq_line_set(struct irq_line *l, bool level)
 {
 	struct irqs *q = l->irqs;
@@ -13,16 +31,11 @@ void irq_line_set(struct irq_line *l, bool level)
 	l->high = level;
 	BUG_ON(l->gsi >= IRQ_GSIS);
 
-	uint16_t before = level ? __atomic_fetch_add(&q->holders[l->gsi], 1, __ATOMIC_ACQ_REL)
-				: __atomic_fetch_sub(&q->holders[l->gsi], 1, __ATOMIC_ACQ_REL);
+	uint16_t before = level ? __atomic_fetch_add(&q->holders[l->gsi], 1, __ATOMIC_SEQ_CST)
+				: __atomic_fetch_sub(&q->holders[l->gsi], 1, __ATOMIC_SEQ_CST);
 	/* Only the first to raise and the last to lower change the wire. */
-	if (before != (level ? 0 : 1))
-		return;
-	if (level)
-		__atomic_fetch_or(&q->level, 1u << l->gsi, __ATOMIC_ACQ_REL);
-	else
-		__atomic_fetch_and(&q->level, ~(1u << l->gsi), __ATOMIC_ACQ_REL);
-	q->ops->line(q, l->gsi, level);
+	if (before == (level ? 0 : 1))
+		irq_drive(q, l->gsi);
 }
 
 void irq_msi(struct irqs *q, uint64_t addr, uint32_t data)
