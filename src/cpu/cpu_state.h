@@ -79,7 +79,10 @@ struct cpu_state {
 	/* Standard (not compacted) XSAVE format; xsave_len bytes are meaningful. */
 	uint32_t xsave_len;
 	uint8_t xsave[CPU_XSAVE_MAX];
-	/* What msr.h lists as saved, in its order, those that the engine has.  The TSC is here. */
+	/*
+	 * What msr.h lists as saved, in its order.  The TSC is here.  An engine that gives its
+	 * state lists those that it has; one that takes it passes over those that it has not.
+	 */
 	uint32_t nmsr;
 	struct cpu_msr msr[CPU_MSRS];
 	/* Register page of the local APIC, 16 bytes a register as in SDM 3A table 11-1. */
@@ -91,7 +94,8 @@ struct cpu_state {
 
 extern const struct state_desc cpu_state_desc;
 
-/* As after power-on (SDM 3A table 10-1); bsp: the boot CPU, others wait for SIPI. */
+/* As after power-on (SDM 3A table 10-1), with all saved MSRs and the register page of the local
+ * APIC; bsp: the boot CPU, others wait for SIPI.  RDX is the caller's to set to CPUID.1:EAX. */
 void cpu_state_reset(struct cpu_state *s, bool bsp, uint32_t apic_id);
 /* Set MSR `index` in s->msr, adding it when it is not there. */
 void cpu_state_set_msr(struct cpu_state *s, uint32_t index, uint64_t value);

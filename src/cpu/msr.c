@@ -1,0 +1,89 @@
+/* The table of saved MSRs; see msr.h. */
+#include "cpu/msr.h"
+
+#include "cpu/cpu_state.h"
+
+/* clang-format off */
+const struct msr_info msr_saved[] = {
+	/* The TSC first: the deadline, last, is compared with it. */
+	{ X86_MSR_TSC, MSR_SOFT, "TSC", 0 },
+	{ X86_MSR_TSC_ADJUST, MSR_SOFT, "TSC_ADJUST", 0 },
+	{ X86_MSR_SYSENTER_CS, MSR_SOFT, "SYSENTER_CS", 0 },
+	{ X86_MSR_SYSENTER_ESP, MSR_SOFT, "SYSENTER_ESP", 0 },
+	{ X86_MSR_SYSENTER_EIP, MSR_SOFT, "SYSENTER_EIP", 0 },
+	{ X86_MSR_STAR, MSR_SOFT, "STAR", 0 },
+	{ X86_MSR_LSTAR, MSR_SOFT, "LSTAR", 0 },
+	{ X86_MSR_CSTAR, MSR_SOFT, "CSTAR", 0 },
+	{ X86_MSR_FMASK, MSR_SOFT, "FMASK", 0 },
+	{ X86_MSR_KERNEL_GS_BASE, MSR_SOFT, "KERNEL_GS_BASE", 0 },
+	{ X86_MSR_TSC_AUX, MSR_SOFT, "TSC_AUX", 0 },
+	/* UC, UC-, WT, WB, twice (SDM 3A 12.12.4). */
+	{ X86_MSR_PAT, MSR_SOFT, "PAT", 0x0007040600070406 },
+	{ X86_MSR_SPEC_CTRL, MSR_SOFT, "SPEC_CTRL", 0 },
+	/* Fast strings. */
+	{ X86_MSR_MISC_ENABLE, MSR_SOFT, "MISC_ENABLE", 1 },
+	{ X86_MSR_FEATURE_CONTROL, 0, "FEATURE_CONTROL", 0 },
+	{ X86_MSR_XFD, 0, "XFD", 0 },
+	{ X86_MSR_XFD_ERR, 0, "XFD_ERR", 0 },
+	{ X86_MSR_XSS, 0, "XSS", 0 },
+	{ X86_MSR_DEBUGCTL, 0, "DEBUGCTL", 0 },
+	{ X86_MSR_MCG_STATUS, 0, "MCG_STATUS", 0 },
+	{ X86_MSR_MCG_CTL, 0, "MCG_CTL", 0 },
+	{ X86_MSR_VIRT_SPEC_CTRL, 0, "VIRT_SPEC_CTRL", 0 },
+	{ X86_MSR_MTRR_PHYSBASE0 + 0, MSR_SOFT, "MTRR_PHYSBASE0", 0 },
+	{ X86_MSR_MTRR_PHYSBASE0 + 1, MSR_SOFT, "MTRR_PHYSMASK0", 0 },
+	{ X86_MSR_MTRR_PHYSBASE0 + 2, MSR_SOFT, "MTRR_PHYSBASE1", 0 },
+	{ X86_MSR_MTRR_PHYSBASE0 + 3, MSR_SOFT, "MTRR_PHYSMASK1", 0 },
+	{ X86_MSR_MTRR_PHYSBASE0 + 4, MSR_SOFT, "MTRR_PHYSBASE2", 0 },
+	{ X86_MSR_MTRR_PHYSBASE0 + 5, MSR_SOFT, "MTRR_PHYSMASK2", 0 },
+	{ X86_MSR_MTRR_PHYSBASE0 + 6, MSR_SOFT, "MTRR_PHYSBASE3", 0 },
+	{ X86_MSR_MTRR_PHYSBASE0 + 7, MSR_SOFT, "MTRR_PHYSMASK3", 0 },
+	{ X86_MSR_MTRR_PHYSBASE0 + 8, MSR_SOFT, "MTRR_PHYSBASE4", 0 },
+	{ X86_MSR_MTRR_PHYSBASE0 + 9, MSR_SOFT, "MTRR_PHYSMASK4", 0 },
+	{ X86_MSR_MTRR_PHYSBASE0 + 10, MSR_SOFT, "MTRR_PHYSBASE5", 0 },
+	{ X86_MSR_MTRR_PHYSBASE0 + 11, MSR_SOFT, "MTRR_PHYSMASK5", 0 },
+	{ X86_MSR_MTRR_PHYSBASE0 + 12, MSR_SOFT, "MTRR_PHYSBASE6", 0 },
+	{ X86_MSR_MTRR_PHYSBASE0 + 13, MSR_SOFT, "MTRR_PHYSMASK6", 0 },
+	{ X86_MSR_MTRR_PHYSBASE0 + 14, MSR_SOFT, "MTRR_PHYSBASE7", 0 },
+	{ X86_MSR_MTRR_PHYSBASE0 + 15, MSR_SOFT, "MTRR_PHYSMASK7", 0 },
+	{ X86_MSR_MTRR_FIX64K, MSR_SOFT, "MTRR_FIX64K_00000", 0 },
+	{ X86_MSR_MTRR_FIX16K_80000, MSR_SOFT, "MTRR_FIX16K_80000", 0 },
+	{ X86_MSR_MTRR_FIX16K_A0000, MSR_SOFT, "MTRR_FIX16K_A0000", 0 },
+	{ X86_MSR_MTRR_FIX4K_C0000 + 0, MSR_SOFT, "MTRR_FIX4K_C0000", 0 },
+	{ X86_MSR_MTRR_FIX4K_C0000 + 1, MSR_SOFT, "MTRR_FIX4K_C8000", 0 },
+	{ X86_MSR_MTRR_FIX4K_C0000 + 2, MSR_SOFT, "MTRR_FIX4K_D0000", 0 },
+	{ X86_MSR_MTRR_FIX4K_C0000 + 3, MSR_SOFT, "MTRR_FIX4K_D8000", 0 },
+	{ X86_MSR_MTRR_FIX4K_C0000 + 4, MSR_SOFT, "MTRR_FIX4K_E0000", 0 },
+	{ X86_MSR_MTRR_FIX4K_C0000 + 5, MSR_SOFT, "MTRR_FIX4K_E8000", 0 },
+	{ X86_MSR_MTRR_FIX4K_C0000 + 6, MSR_SOFT, "MTRR_FIX4K_F0000", 0 },
+	{ X86_MSR_MTRR_FIX4K_C0000 + 7, MSR_SOFT, "MTRR_FIX4K_F8000", 0 },
+	{ X86_MSR_MTRR_DEF_TYPE, MSR_SOFT, "MTRR_DEF_TYPE", 0 },
+	{ X86_MSR_KVM_WALL_CLOCK, MSR_SOFT, "KVM_WALL_CLOCK_NEW", 0 },
+	{ X86_MSR_KVM_SYSTEM_TIME, MSR_SOFT, "KVM_SYSTEM_TIME_NEW", 0 },
+	{ 0x4b564d02, 0, "KVM_ASYNC_PF_EN", 0 },
+	{ 0x4b564d03, 0, "KVM_STEAL_TIME", 0 },
+	{ 0x4b564d04, 0, "KVM_PV_EOI_EN", 0 },
+	/* Host-side halt polling is allowed until the guest says otherwise. */
+	{ 0x4b564d05, 0, "KVM_POLL_CONTROL", 1 },
+	{ 0x4b564d06, 0, "KVM_ASYNC_PF_INT", 0 },
+	{ X86_MSR_TSC_DEADLINE, MSR_SOFT, "TSC_DEADLINE", 0 },
+};
+/* clang-format on */
+
+const unsigned msr_nsaved = COUNT_OF(msr_saved);
+static_assert(COUNT_OF(msr_saved) <= CPU_MSRS, "cpu_state has room for all saved MSRs");
+
+const struct msr_info *msr_find(uint32_t index)
+{
+	for (unsigned i = 0; i < msr_nsaved; i++)
+		if (msr_saved[i].index == index)
+			return &msr_saved[i];
+	return NULL;
+}
+
+const char *msr_name(uint32_t index)
+{
+	const struct msr_info *m = msr_find(index);
+
+	return m ? m->name : NULL;
+}
