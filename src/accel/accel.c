@@ -33,11 +33,11 @@ static const struct accel *accel_by_name(const char *name)
 
 static int accel_unknown(const char *name, struct err *e)
 {
+	const struct accel *const *a = accel_drivers;
 	char names[64] = "auto";
-	size_t n = strlen(names);
 
-	for (unsigned i = 0; accel_drivers[i] && n < sizeof(names); i++)
-		n += (size_t)snprintf(names + n, sizeof(names) - n, ", %s", accel_drivers[i]->name);
+	for (size_t n = strlen(names); *a && n < sizeof(names); a++)
+		n += (size_t)snprintf(names + n, sizeof(names) - n, ", %s", (*a)->name);
 	return err_set(e, ENOENT, "no engine '%s' (there are: %s)", name, names);
 }
 

@@ -75,14 +75,11 @@ void bus_del(struct bus *b, struct bus_range *r)
 
 int bus_notify_add(struct bus *b, struct bus_notify *n)
 {
-	if (b->engine) {
-		int rc = b->engine->notify_add(b->engine, b, n);
+	int rc = b->engine ? b->engine->notify_add(b->engine, b, n) : -ENOSYS;
 
-		if (rc != -ENOSYS) {
-			list_init(&n->node);
-			return rc;
-		}
-	}
+	if (rc < 0 && rc != -ENOSYS)
+		return rc;
+	n->in_engine = rc == 0;
 	pthread_rwlock_wrlock(&b->map_lock);
 	list_add_tail(&b->notify, &n->node);
 	__atomic_store_n(&b->nnotify, b->nnotify + 1, __ATOMIC_RELAXED);
@@ -92,11 +89,8 @@ int bus_notify_add(struct bus *b, struct bus_notify *n)
 
 void bus_notify_del(struct bus *b, struct bus_notify *n)
 {
-	if (list_empty(&n->node)) {
-		if (b->engine)
-			b->engine->notify_del(b->engine, b, n);
-		return;
-	}
+	if (n->in_engine && b->engine)
+		b->engine->notify_del(b->engine, b, n);
 	pthread_rwlock_wrlock(&b->map_lock);
 	list_del(&n->node);
 	__atomic_store_n(&b->nnotify, b->nnotify - 1, __ATOMIC_RELAXED);

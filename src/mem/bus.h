@@ -47,13 +47,16 @@ struct bus_notify {
 	bool has_match;
 	uint64_t match;
 	int fd;
+	/* The engine rings it, too. */
+	bool in_engine;
 	struct list node;
 };
 
 struct bus;
 
 /* An engine that can ring bells without leaving the kernel (ioeventfd).  -ENOSYS: not this one,
- * then the bus does it. */
+ * then only the bus does it.  The bus knows all of them: a store may come to bus_write() in spite
+ * of the engine, from an instruction that it could not do itself. */
 struct bus_engine {
 	int (*notify_add)(struct bus_engine *e, struct bus *b, const struct bus_notify *n);
 	void (*notify_del)(struct bus_engine *e, struct bus *b, const struct bus_notify *n);

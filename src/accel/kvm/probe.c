@@ -23,7 +23,7 @@
 #include <sys/mman.h>
 
 enum {
-	PROBE_LOOPS = 2000,
+	PROBE_LOOPS = 1000,
 	PROBE_INSNS = 2 * PROBE_LOOPS + 3,
 	PROBE_PORT = 0xf4,
 };

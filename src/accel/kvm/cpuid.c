@@ -1,0 +1,100 @@
+/*
+ * CPUID: what KVM can give a guest on this host, as the engine's offer to cpu/cpuid.h; and the
+ * table that came back from the model, given to a vCPU.
+ */
+#include "accel/kvm/kvm_int.h"
+
+#include "base/cleanup.h"
+
+#include <errno.h>
+#include <string.h>
+
+struct kvm_cpuid_buf {
+	struct kvm_cpuid2 head;
+	struct kvm_cpuid_entry2 e[CPUID_ENTRIES];
+};
+
+/* KVM can do these and does not always say so in KVM_GET_SUPPORTED_CPUID (api.rst). */
+enum {
+	CPUID_1_ECX_X2APIC = 1 << 21,
+	CPUID_1_ECX_TSC_DEADLINE = 1 << 24,
+	CPUID_1_ECX_HYPERVISOR = 1u << 31,
+};
+
+static void cpuid_entry_from(struct cpuid_entry *d, const struct kvm_cpuid_entry2 *s)
+{
+	*d = (struct cpuid_entry){
+		.leaf = s->function,
+		.sub = s->index,
+		.has_sub = s->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+		.eax = s->eax,
+		.ebx = s->ebx,
+		.ecx = s->ecx,
+		.edx = s->edx,
+	};
+}
+
+static int cpuid_supported(int sys, struct kvm_cpuid_buf *b, struct err *e)
+{
+	memset(b, 0, sizeof(*b));
+	b->head.nent = CPUID_ENTRIES;
+	return kvm_call(sys, KVM_GET_SUPPORTED_CPUID, b, "read the supported CPUID", e);
+}
+
+int kvm_cpuid(struct cpuid_table *ret, struct err *e)
+{
+	struct kvm_cpuid_buf b;
+	AUTO_CLOSE int sys = kvm_open(e);
+
+	if (sys < 0)
+		return sys;
+	int rc = cpuid_supported(sys, &b, e);
+	if (rc < 0)
+		return rc;
+	ret->n = b.head.nent;
+	for (unsigned i = 0; i < ret->n; i++)
+		cpuid_entry_from(&ret->e[i], &b.e[i]);
+	struct cpuid_entry *one = cpuid_find(ret, 1, 0);
+	if (!one)
+		return err_set(e, EIO, "/dev/kvm: no CPUID leaf 1");
+	one->ecx |= CPUID_1_ECX_X2APIC | (uint32_t)CPUID_1_ECX_HYPERVISOR;
+	if (kvm_cap(sys, KVM_CAP_TSC_DEADLINE_TIMER))
+		one->ecx |= CPUID_1_ECX_TSC_DEADLINE;
+	return 0;
+}
+
+static void cpuid_entry_to(struct kvm_cpuid_entry2 *d, const struct cpuid_entry *s)
+{
+	*d = (struct kvm_cpuid_entry2){
+		.function = s->leaf,
+		.index = s->sub,
+		.flags = s->has_sub ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0u,
+		.eax = s->eax,
+		.ebx = s->ebx,
+		.ecx = s->ecx,
+		.edx = s->edx,
+	};
+}
+
+int kvm_vcpu_cpuid(struct kvm_vcpu *c, struct err *e)
+{
+	struct cpuid_table offer;
+	struct kvm_cpuid_buf b = { 0 };
+	const struct cpuid_topology t = {
+		.ncpus = c->v.vm->o.ncpus,
+		.apic_id = c->v.apic_id,
+		.tsc_hz = c->v.vm->tsc_hz,
+	};
+	int rc = kvm_cpuid(&offer, e);
+
+	if (rc < 0)
+		return rc;
+	rc = cpuid_build(&c->v.cpuid, &offer, c->v.vm->o.cpu_model ? c->v.vm->o.cpu_model : "host",
+			 &t, e);
+	if (rc < 0)
+		return rc;
+	b.head.nent = c->v.cpuid.n;
+	for (unsigned i = 0; i < c->v.cpuid.n; i++)
+		cpuid_entry_to(&b.e[i], &c->v.cpuid.e[i]);
+	return kvm_call(c->fd, KVM_SET_CPUID2, &b, "set the guest's CPUID", e);
+}

@@ -1,0 +1,416 @@
+#include "guest/board.h"
+
+#include "base/alloc.h"
+#include "base/bits.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+enum {
+	PORT_CONSOLE = 0xe9,
+	PORT_EXIT = 0xf4,
+	PORT_SCRATCH = 0x500,
+	PORT_SCRATCH_LEN = 64,
+	PORT_CMD = 0x540,
+};
+
+void board_end(struct board *b, bool failed, uint32_t result, const char *why)
+{
+	lock(&b->lock);
+	if (!b->done) {
+		b->done = true;
+		b->failed = failed;
+		b->result = result;
+		snprintf(b->why, sizeof(b->why), "%s", why);
+	}
+	cond_wake_all(&b->cond);
+	unlock(&b->lock);
+	for (unsigned i = 0; i < b->ncpus; i++)
+		if (b->vcpu[i])
+			accel_kick(b->vcpu[i]);
+}
+
+static uint64_t none_read(struct bus_range *r, uint64_t off, unsigned size)
+{
+	return PORT_CONSOLE;
+}
+
+static void console_write(struct bus_range *r, uint64_t off, unsigned size, uint64_t v)
+{
+	struct board *b = container_of(r, struct board, console);
+
+	SCOPED_LOCK(&b->lock);
+	if (b->out_len < BOARD_OUT - 1)
+		b->out[b->out_len++] = (char)v;
+}
+
+static void leave_write(struct bus_range *r, uint64_t off, unsigned size, uint64_t v)
+{
+	board_end(container_of(r, struct board, leave), false, (uint32_t)v, "");
+}
+
+/* Scratch: bytes, and what the last access looked like. */
+
+static void scratch_note(struct board_io *s, uint64_t off, unsigned size, bool write)
+{
+	s->count++;
+	s->last = size | (uint32_t)off << 8 | (uint32_t)write << 20 | s->count << 21;
+}
+
+static uint64_t scratch_read(struct bus_range *r, uint64_t off, unsigned size)
+{
+	struct board_io *s = container_of(r, struct board_io, r);
+	uint64_t v = 0;
+
+	SCOPED_LOCK(&s->b->lock);
+	scratch_note(s, off, size, false);
+	memcpy(&v, s->bytes + off, size);
+	return v;
+}
+
+static void scratch_write(struct bus_range *r, uint64_t off, unsigned size, uint64_t v)
+{
+	struct board_io *s = container_of(r, struct board_io, r);
+
+	SCOPED_LOCK(&s->b->lock);
+	scratch_note(s, off, size, true);
+	memcpy(s->bytes + off, &v, size);
+}
+
+/* Dirty log. */
+
+static uint32_t dirty_take(struct board *b)
+{
+	struct err e = { 0 };
+	uint64_t n = 0, words = 0;
+
+	if (accel_dirty_sync(b->vm, &e) < 0)
+		return ~0u;
+	/* Only RAM from 0: the ROM region follows it and is not written. */
+	for (unsigned i = 0; i < b->gmem.n; i++) {
+		uint64_t w = BITMAP_WORDS(b->gmem.r[i].len >> GMEM_PAGE_SHIFT);
+
+		words = b->gmem.r[i].gpa >> GMEM_PAGE_SHIFT >> 6;
+		memset(b->dirty + words, 0, w * 8);
+		n += gmem_dirty_take(&b->gmem, i, b->dirty + words);
+	}
+	b->dirty_at = 0;
+	return (uint32_t)n;
+}
+
+static uint32_t dirty_next(struct board *b)
+{
+	const struct gmem_region *last = &b->gmem.r[b->gmem.n - 1];
+	uint64_t pages = (last->gpa + last->len) >> GMEM_PAGE_SHIFT;
+
+	for (; b->dirty_at < pages; b->dirty_at++)
+		if (bitmap_test(b->dirty, b->dirty_at))
+			return (uint32_t)b->dirty_at++;
+	return ~0u;
+}
+
+/* Things that happen later, on a thread of their own. */
+
+static void later_do(struct board *b, const struct board_later *l)
+{
+	const uint64_t one = 1;
+
+	if (l->fd >= 0 && write(l->fd, &one, sizeof(one)) != sizeof(one))
+		perror("eventfd");
+	if (l->gsi >= 0) {
+		struct irq_line line = { b->vm->irqs, (unsigned)l->gsi, false };
+
+		irq_line_pulse(&line);
+	}
+	if (l->msi)
+		irq_msi(b->vm->irqs, b->msi_addr, b->msi_data);
+}
+
+static void later_main(void *arg)
+{
+	struct board *b = arg;
+
+	lock(&b->lock);
+	while (!b->later_stop) {
+		if (!b->later_set) {
+			cond_wait(&b->cond, &b->lock);
+			continue;
+		}
+		if (clock_ns() < b->later.at_ns) {
+			(void)cond_wait_until(&b->cond, &b->lock, b->later.at_ns);
+			continue;
+		}
+		struct board_later l = b->later;
+		b->later_set = false;
+		unlock(&b->lock);
+		later_do(b, &l);
+		lock(&b->lock);
+	}
+	unlock(&b->lock);
+}
+
+static uint32_t later_set(struct board *b, struct board_later l)
+{
+	l.at_ns = clock_ns() + b->arg[0] * NS_PER_MS;
+	lock(&b->lock);
+	b->later = l;
+	b->later_set = true;
+	cond_wake_all(&b->cond);
+	unlock(&b->lock);
+	return 0;
+}
+
+/* Bells. */
+
+static uint32_t bell_add(struct board *b)
+{
+	for (unsigned i = 0; i < BOARD_BELLS; i++) {
+		struct board_bell *bell = &b->bell[i];
+		bool pio = b->arg[0] < 0x10000;
+
+		if (bell->used)
+			continue;
+		bell->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		bell->n = (struct bus_notify){
+			.addr = b->arg[0],
+			.size = b->arg[1] & 0xff,
+			.has_match = b->arg[1] >> 8 & 1,
+			.match = b->arg[1] >> 16,
+			.fd = bell->fd,
+		};
+		bell->used = bus_notify_add(pio ? &b->pio : &b->mmio, &bell->n) == 0;
+		return bell->used ? i : ~0u;
+	}
+	return ~0u;
+}
+
+static uint32_t bell_count(struct board *b)
+{
+	uint64_t n = 0;
+
+	if (b->arg[0] >= BOARD_BELLS || !b->bell[b->arg[0]].used)
+		return ~0u;
+	if (read(b->bell[b->arg[0]].fd, &n, sizeof(n)) != sizeof(n))
+		return 0;
+	return (uint32_t)n;
+}
+
+static uint32_t cmd_line(struct board *b)
+{
+	struct irq_line *l = &b->line[b->arg[0] % IRQ_GSIS];
+
+	l->irqs = b->vm->irqs;
+	l->gsi = b->arg[0] % IRQ_GSIS;
+	irq_line_set(l, b->arg[1]);
+	return 0;
+}
+
+static uint32_t cmd_fd_attach(struct board *b)
+{
+	int rc = irq_fd_attach(b->vm->irqs, b->irq_fd, b->arg[0], b->arg[1]);
+
+	return (uint32_t)-rc;
+}
+
+static uint32_t cmd_dma(struct board *b)
+{
+	return gmem_write(&b->gmem, b->arg[0], &b->arg[1], sizeof(b->arg[1])) == 0;
+}
+
+static uint32_t cmd_trip(struct board *b)
+{
+	for (unsigned i = 0; i < b->ncpus; i++) {
+		__atomic_store_n(&b->trip[i], i == b->arg[0], __ATOMIC_RELEASE);
+		if (i == b->arg[0])
+			accel_kick(b->vcpu[i]);
+	}
+	return 0;
+}
+
+static uint32_t cmd_dirty(struct board *b, uint32_t cmd)
+{
+	struct err e = { 0 };
+
+	switch (cmd) {
+	case BOARD_DIRTY_START:
+		return accel_dirty_start(b->vm, &e) < 0;
+	case BOARD_DIRTY_TAKE:
+		return dirty_take(b);
+	case BOARD_DIRTY_NEXT:
+		return dirty_next(b);
+	default:
+		accel_dirty_stop(b->vm);
+		return 0;
+	}
+}
+
+static uint32_t cmd_irq(struct board *b, uint32_t cmd)
+{
+	switch (cmd) {
+	case BOARD_LINE:
+		return cmd_line(b);
+	case BOARD_MSI:
+		irq_msi(b->vm->irqs, b->arg[0], b->arg[1]);
+		return 0;
+	case BOARD_FD_ATTACH:
+		return cmd_fd_attach(b);
+	case BOARD_FD_RING:
+		return later_set(b, (struct board_later){ .fd = b->irq_fd, .gsi = -1 });
+	case BOARD_FD_DETACH:
+		irq_fd_detach(b->vm->irqs, b->irq_fd);
+		return 0;
+	case BOARD_LINE_LATER:
+		return later_set(b, (struct board_later){ .fd = -1, .gsi = (int)b->arg[1] });
+	case BOARD_MSI_SET:
+		b->msi_addr = b->arg[0];
+		b->msi_data = b->arg[1];
+		return 0;
+	default:
+		return later_set(b, (struct board_later){ .fd = -1, .gsi = -1, .msi = true });
+	}
+}
+
+static uint32_t board_command(struct board *b, uint32_t cmd)
+{
+	switch (cmd) {
+	case BOARD_DIRTY_START ... BOARD_DIRTY_STOP:
+		return cmd_dirty(b, cmd);
+	case BOARD_LINE ... BOARD_MSI_LATER:
+		return cmd_irq(b, cmd);
+	case BOARD_BELL_ADD:
+		return bell_add(b);
+	case BOARD_BELL_COUNT:
+		return bell_count(b);
+	case BOARD_STATE_TRIP:
+		return cmd_trip(b);
+	case BOARD_DMA:
+		return cmd_dma(b);
+	case BOARD_TIME:
+		return (uint32_t)((clock_ns() - b->start_ns) / NS_PER_MS);
+	case BOARD_ENGINE:
+		return strcmp(b->vm->drv->name, "kvm") ? 2 : 1;
+	default:
+		return ~0u;
+	}
+}
+
+static uint64_t cmd_read(struct bus_range *r, uint64_t off, unsigned size)
+{
+	struct board *b = container_of(r, struct board, cmd);
+
+	switch (off) {
+	case 0:
+		return b->answer;
+	case 4:
+	case 8:
+		return b->arg[off / 4 - 1];
+	case 12:
+		return b->port.last;
+	case 16:
+		return b->mem.last;
+	default:
+		return ~0ull;
+	}
+}
+
+static void cmd_write(struct bus_range *r, uint64_t off, unsigned size, uint64_t v)
+{
+	struct board *b = container_of(r, struct board, cmd);
+
+	if (off == 0)
+		b->answer = board_command(b, (uint32_t)v);
+	else if (off == 4 || off == 8)
+		b->arg[off / 4 - 1] = (uint32_t)v;
+}
+
+static const struct bus_ops console_ops = { none_read, console_write, 1 };
+static const struct bus_ops leave_ops = { none_read, leave_write, 4 };
+static const struct bus_ops scratch_ops = { scratch_read, scratch_write, 8 };
+static const struct bus_ops cmd_ops = { cmd_read, cmd_write, 4 };
+
+static int board_devices(struct board *b, struct err *e)
+{
+	b->console = (struct bus_range){ .ops = &console_ops, .name = "console" };
+	b->leave = (struct bus_range){ .ops = &leave_ops, .name = "exit" };
+	b->cmd = (struct bus_range){ .ops = &cmd_ops, .name = "command" };
+	b->port.r = (struct bus_range){ .ops = &scratch_ops, .name = "scratch-io" };
+	b->mem.r = (struct bus_range){ .ops = &scratch_ops, .name = "scratch-mem" };
+	b->port.b = b->mem.b = b;
+	if (bus_add(&b->pio, &b->console, PORT_CONSOLE, 1) < 0 ||
+	    bus_add(&b->pio, &b->leave, PORT_EXIT, 4) < 0 ||
+	    bus_add(&b->pio, &b->port.r, PORT_SCRATCH, PORT_SCRATCH_LEN) < 0 ||
+	    bus_add(&b->pio, &b->cmd, PORT_CMD, 32) < 0 ||
+	    bus_add(&b->mmio, &b->mem.r, BOARD_MMIO, BOARD_SCRATCH) < 0)
+		return err_set(e, EBUSY, "the board's devices overlap");
+	return 0;
+}
+
+/* RAM around a small ROM below 1 MiB that holds a pattern. */
+static int board_ram(struct board *b, uint64_t ram, struct err *e)
+{
+	uint64_t high = BOARD_ROM_GPA + BOARD_ROM_LEN;
+	int rc = gmem_add(&b->gmem, "low", 0, BOARD_ROM_GPA, -1, 0, false, e);
+
+	if (rc >= 0)
+		rc = gmem_add(&b->gmem, "ram", high, ram - high, -1, 0, false, e);
+	if (rc >= 0)
+		rc = gmem_add(&b->gmem, "rom", BOARD_ROM_GPA, BOARD_ROM_LEN, -1, 0, true, e);
+	if (rc < 0)
+		return rc;
+	memset(gmem_at(&b->gmem, BOARD_ROM_GPA, BOARD_ROM_LEN), 0x5a, BOARD_ROM_LEN);
+	return 0;
+}
+
+int board_init(struct board *b, uint64_t ram, unsigned cpus, struct err *e)
+{
+	*b = (struct board){ .ncpus = cpus, .irq_fd = -1, .start_ns = clock_ns() };
+	gmem_init(&b->gmem);
+	bus_init(&b->mmio, BUS_MMIO);
+	bus_init(&b->pio, BUS_PIO);
+	lock_init(&b->lock);
+	cond_init(&b->cond);
+	b->out = xzalloc(BOARD_OUT);
+	b->dirty = xcalloc(BITMAP_WORDS(ram >> GMEM_PAGE_SHIFT) + 1, sizeof(uint64_t));
+	b->irq_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (!b->out || !b->dirty || b->irq_fd < 0)
+		return err_set(e, ENOMEM, "no memory");
+	int rc = board_ram(b, ram, e);
+	return rc < 0 ? rc : board_devices(b, e);
+}
+
+int board_start(struct board *b, struct err *e)
+{
+	return thread_start(&b->later_thread, "later", later_main, b, e);
+}
+
+void board_stop(struct board *b)
+{
+	lock(&b->lock);
+	b->later_stop = true;
+	cond_wake_all(&b->cond);
+	unlock(&b->lock);
+	thread_join(&b->later_thread);
+	for (unsigned i = 0; i < BOARD_BELLS; i++)
+		if (b->bell[i].used) {
+			bus_notify_del(b->bell[i].n.addr < 0x10000 ? &b->pio : &b->mmio,
+				       &b->bell[i].n);
+			close(b->bell[i].fd);
+		}
+}
+
+void board_fini(struct board *b)
+{
+	close_fd(&b->irq_fd);
+	gmem_fini(&b->gmem);
+	bus_fini(&b->mmio);
+	bus_fini(&b->pio);
+	cond_fini(&b->cond);
+	lock_fini(&b->lock);
+	free(b->dirty);
+	free(b->out);
+}
