@@ -23,6 +23,7 @@ struct cpuid_table {
 };
 
 struct cpuid_entry *cpuid_find(struct cpuid_table *t, uint32_t leaf, uint32_t sub);
+const struct cpuid_entry *cpuid_peek(const struct cpuid_table *t, uint32_t leaf, uint32_t sub);
 /* Adds or replaces; false when the table is full. */
 bool cpuid_set(struct cpuid_table *t, const struct cpuid_entry *e);
 /*
