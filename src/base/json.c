@@ -469,7 +469,7 @@ void json_out_bool(struct json_out *o, const char *key, bool v)
 void json_out_value(struct json_out *o, const char *key, struct json_object *v)
 {
 	const char *text = json_object_to_json_string_ext(
-		v, JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE);
+		v, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
 
 	if (text)
 		json_out_raw(o, key, text);

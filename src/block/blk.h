@@ -34,7 +34,7 @@ enum {
 	BLK_IOV_MAX = 1024,
 };
 
-/* Made by the user, from an array as large as its queue; the driver keeps its own state in u. */
+/* Made by the user, from an array as large as its queue. */
 struct blk_req {
 	enum blk_op op;
 	unsigned flags;
@@ -48,17 +48,20 @@ struct blk_req {
 	void (*done)(struct blk_req *r, int rc);
 	/* The rest belongs to block/. */
 	struct blk *blk;
+	uint64_t seq;
+	int rc;
+	struct list node;
+	/* The driver's. */
 	struct loop_io io;
 	uint64_t moved_bytes;
-	unsigned iov_at;
+	unsigned iov_at, step, tries;
 	/* Where O_DIRECT wants another alignment. */
 	void *bounce;
 	struct iovec bounce_iov;
-	uint64_t seq;
 };
 
 enum blk_cache {
-	/* O_DIRECT; the guest's flushes are fdatasync. */
+	/* O_DIRECT: past the host's page cache; the guest's flushes are fdatasync. */
 	BLK_CACHE_NONE,
 	/* The host's page cache; the guest's flushes are fdatasync. */
 	BLK_CACHE_WRITEBACK,
@@ -102,18 +105,32 @@ struct blk {
 	struct blk_info info;
 	unsigned inflight;
 	uint64_t seq;
+	/* Requests that end without the driver, from a post. */
+	struct list late;
+	struct loop_post late_post;
+	/* Completed requests; bytes only of those that succeeded. */
 	struct {
-		uint64_t reads, writes, flushes, read_bytes, write_bytes, errors;
+		uint64_t reads, writes, flushes, discards, read_bytes, write_bytes, errors;
 	} stats;
+	/* For messages; cut when longer. */
 	char path[256];
 };
 
 /* Every driver there is; NULL ends it. */
 extern const struct blk_driver *const blk_drivers[];
 
+/* Any thread, before the disk's loop sees it. */
 NODISCARD int blk_open(struct blk **ret, const struct blk_opts *o, struct err *e);
-/* Nothing may be in flight. */
+/* Nothing may be in flight.  NULL is fine. */
 void blk_close(struct blk *b);
+/* A request that is out of range, misaligned, too long or not allowed ends with -EINVAL, -EROFS or
+ * -EOPNOTSUPP. */
 void blk_submit(struct blk *b, struct blk_req *r);
-/* For drivers: the end of a request. */
+/* Runs the loop until nothing is in flight.  The caller submits nothing more meanwhile. */
+void blk_drain(struct blk *b);
+/* Look at the size again; b->info says what it is.  Nothing may be in flight. */
+NODISCARD int blk_refresh(struct blk *b, struct err *e);
+
+/* For drivers: the end of a request; blk_done_later() is for use inside .submit. */
 void blk_done(struct blk_req *r, int rc);
+void blk_done_later(struct blk_req *r, int rc);

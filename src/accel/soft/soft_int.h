@@ -101,13 +101,25 @@ struct insn {
 static_assert(sizeof(struct insn) == 64, "one cache line");
 
 /*
- * decode.c.  Code size 16, 32 or 64; `avail` bytes can be read at p (more than 15 are never looked
- * at).  Returns the length and fills *ret except fn, aux and off; or
- *	-EILSEQ	#UD	(also: LOCK where it is not allowed)
+ * decode.c.  Code size 16, 32 or 64; `avail` bytes can be read at p (more than 15 have no
+ *influence). Returns the length and fills *ret except fn, aux and off; or, *ret then being
+ *undefined, -EILSEQ	#UD	(also: LOCK where it is not allowed)
  *	-E2BIG	longer than 15 bytes: #GP(0)
  *	-ENODATA	more bytes are needed
+ *
+ * RIP-relative operands: base is SREG_RIP and disp counts from the first byte of this instruction
+ * (the length is added in already).  As gpr[SREG_RIP] holds the RIP of the block, who builds a
+ *block adds insn.off to disp of these.
+ *
+ * flags: REP, REPNE, 66 say that the prefix is there, also where it is part of the opcode; of REP
+ * and REPNE only the last one.  REX: one counts.  REXW: REX.W or VEX.W.  MEM is also set for the
+ * memory offsets of A0-A3 (base and index are SREG_NONE), but not for string instructions, whose
+ * source segment is `seg`.  Unused fields are 0, base and index SREG_NONE, seg X86_DS or the
+ *prefix.
  */
 NODISCARD int soft_decode(const uint8_t *p, unsigned avail, unsigned code_size, struct insn *ret);
+/* Whose CPUs to follow where they differ, AMD at first; before any vCPU runs.  See decode.c. */
+void soft_decode_vendor(bool intel);
 
 /* bind.c: sets i->fn and i->aux from the form; bytes are the instruction's own. */
 void soft_bind(struct scpu *c, struct insn *i, const uint8_t *bytes, unsigned code_size);
@@ -119,8 +131,8 @@ void soft_bind(struct scpu *c, struct insn *i, const uint8_t *bytes, unsigned co
 insn_fn *soft_sys_bind(struct scpu *c, struct insn *i, unsigned code_size);
 
 /*
- * host.c: stubs, machine code that runs one guest instruction on the host.  They live in a buffer of
- * each vCPU; decoded instructions point into it, so before code.c decodes a block it asks
+ * host.c: stubs, machine code that runs one guest instruction on the host.  They live in a buffer
+ * of each vCPU; decoded instructions point into it, so before code.c decodes a block it asks
  * soft_host_full() and, if so, drops every decoded block of this vCPU and calls soft_host_reset().
  */
 struct soft_host;
@@ -237,19 +249,19 @@ static inline struct soft_vm *soft_vm(const struct scpu *c)
 
 /*
  * Blocks.  code.c decodes at most SOFT_BLOCK_MAX instructions and puts a terminator after the last
- * one: an insn whose fn is soft_block_end, with len 0 and off behind the last.  A conditional branch
- * that is not taken goes on with i + 1 by SOFT_NEXT, so that it need not end a block; everything
- * that leaves sets c->rip and returns.
+ * one: an insn whose fn is soft_block_end, with len 0 and off behind the last.  A conditional
+ * branch that is not taken goes on with i + 1 by SOFT_NEXT, so that it need not end a block;
+ * everything that leaves sets c->rip and returns.
  */
 enum {
 	SOFT_BLOCK_MAX = 64,
 };
 
 /* Leave the block for `target` (already cut to the operand size and checked). */
-#define SOFT_GOTO(c, i, target)     \
-	do {                        \
+#define SOFT_GOTO(c, i, target)      \
+	do {                         \
 		(c)->rip = (target); \
-		return;             \
+		return;              \
 	} while (0)
 
 /* bind.c: the terminator: c->rip = RIP of i. */
@@ -298,8 +310,8 @@ void soft_interrupt(struct scpu *c, unsigned vector, enum soft_int kind, bool ha
 		    uint64_t return_rip);
 
 /*
- * sys.c: port I/O with the checks of IOPL and the TSS bitmap (SDM 1 19.5); size 1, 2, 4.  For string
- * forms soft_io_check() comes before the memory operand is touched.
+ * sys.c: port I/O with the checks of IOPL and the TSS bitmap (SDM 1 19.5); size 1, 2, 4.  For
+ * string forms soft_io_check() comes before the memory operand is touched.
  */
 void soft_io_check(struct scpu *c, const struct insn *i, uint16_t port, unsigned size);
 uint32_t soft_io_read(struct scpu *c, const struct insn *i, uint16_t port, unsigned size);

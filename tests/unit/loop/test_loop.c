@@ -608,7 +608,7 @@ static void bell_fn(struct loop_alarm *a)
 {
 	struct bell *b = container_of(a, struct bell, a);
 
-	b->rung++;
+	__atomic_fetch_add(&b->rung, 1, __ATOMIC_RELAXED);
 	b->rung_at = clock_ns();
 }
 

@@ -1,0 +1,29 @@
+#include "base/os.h"
+
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+static int os_open(const char *path, int flags, mode_t mode)
+{
+	return open(path, flags, mode);
+}
+
+static int os_ioctl(int fd, unsigned long request, void *arg)
+{
+	return ioctl(fd, request, arg);
+}
+
+static int os_fcntl(int fd, int cmd, void *arg)
+{
+	return fcntl(fd, cmd, arg);
+}
+
+struct os_calls os = {
+	.open = os_open,
+	.fstat = fstat,
+	.statx = statx,
+	.ioctl = os_ioctl,
+	.fcntl = os_fcntl,
+	.pread = pread,
+};
