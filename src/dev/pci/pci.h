@@ -85,7 +85,7 @@ struct pci_bar {
 };
 
 struct pci_func_ops {
-	/* All optional; called with host->lock and dev->lock held. */
+	/* All optional; host->lock is held, and for the first two dev->lock. */
 	/* Before [off, off+n) is read: bring cfg[] up to date. */
 	void (*cfg_read)(struct pci_func *f, unsigned off, unsigned n);
 	/* After [off, off+n) was written. */
@@ -149,6 +149,8 @@ void pci_func_post_load(struct pci_func *f);
 
 /* The device asserts or releases its interrupt pin; any thread. */
 void pci_intx_set(struct pci_func *f, bool level);
+/* f->irq_lock is held. */
+void pci_intx_set_locked(struct pci_func *f, bool level);
 
 /* MSI-X (PCI 3.0, 6.8.2): the table and the pending bits, in a memory BAR of their own. */
 
@@ -173,8 +175,8 @@ struct msix {
 /* n vectors behind BAR i (32-bit, 4096 bytes, MSI-X alone). */
 void msix_init(struct msix *m, struct pci_func *f, unsigned bar, unsigned n);
 void msix_reset(struct msix *m);
-/* The guest uses MSI-X instead of the pin.  Any thread. */
-bool msix_enabled(struct msix *m);
+/* The guest uses MSI-X instead of the pin; f->irq_lock is held. */
+bool msix_enabled_locked(const struct msix *m);
 /* Send vector v, or remember it while masked; any thread.  Out of range: nothing. */
 void msix_notify(struct msix *m, unsigned v);
 extern const struct state_desc msix_state;

@@ -26,7 +26,7 @@
 #include <sys/uio.h>
 
 enum {
-	/* Queues a device can have. */
+	/* Queues a device can have; bits of virtio_dev.irq. */
 	VIRTIO_QUEUES = 32,
 	VIRTIO_NO_VECTOR = 0xffff,
 	/* Largest ring of any device, and so the longest chain. */
@@ -152,6 +152,9 @@ struct virtio_dev {
 	bool live;
 	unsigned busy;
 	struct loop_post sync;
+	/* Queues with pushed chains and no interrupt yet, one bit each. */
+	uint32_t irq;
+	struct loop_post irq_post;
 	struct log_limit limit;
 };
 
@@ -181,7 +184,7 @@ struct virtio_blk_opts {
 	const char *serial;
 	/* 0: 1; at most VIRTIO_QUEUES.  Usually one for each vCPU. */
 	unsigned queues;
-	/* Power of two; 0: 256. */
+	/* Power of two, 4 to VIRTIO_RING_MAX; 0: 256. */
 	unsigned queue_size;
 	enum virtio_blk_on_error on_read_error, on_write_error;
 };
@@ -254,3 +257,5 @@ struct virtio_pci_opts {
 NODISCARD int virtio_pci_new(struct virtio_pci **ret, const struct virtio_pci_opts *o,
 			     struct err *e);
 struct dev *virtio_pci_dev(struct virtio_pci *p);
+struct pci_func;
+struct pci_func *virtio_pci_func(struct virtio_pci *p);
