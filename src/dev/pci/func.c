@@ -3,9 +3,9 @@
  * the guest writes, capabilities, and the interrupt pin.
  *
  * Configuration space is bytes: cfg[] is what the guest reads, cfg0[] what reset restores, wmask[]
- * which bits a write changes.  After a write, what hangs on the registers is brought up to date: BARs
- * move (a BAR's size is its read-only low bits, so sizing needs no code), the pin is blocked or not,
- * MSI-X looks at its control word.
+ * which bits a write changes.  After a write, what hangs on the registers is brought up to date:
+ * BARs move (a BAR's size is its read-only low bits, so sizing needs no code), the pin is blocked
+ * or not, MSI-X looks at its control word.
  *
  * A BAR that overlaps another device's range is not decoded; it is tried again at each later change
  * on the bus, because a guest that moves two BARs may do it in either order.

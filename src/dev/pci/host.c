@@ -2,8 +2,8 @@
  * The PCI host bridge: the root bus, and the two ways to configuration space.
  *
  * Ports 0xcf8 and 0xcfc (PCI 3.0, 3.2.2.3.2) reach 256 bytes of each function; the ECAM window (PCI
- * Express 3.0, 7.2.2) reaches 4096.  Only 32-bit accesses touch the address register; a byte written
- * to port 0xcf9, in its middle, is the reset control register that chipsets have there.
+ * Express 3.0, 7.2.2) reaches 4096.  Only 32-bit accesses touch the address register; a byte
+ * written to port 0xcf9, in its middle, is the reset control register that chipsets have there.
  */
 #include "dev/pci/pci_int.h"
 
@@ -95,8 +95,7 @@ static void host_cfg_write(struct pci_host *h, unsigned bus, unsigned devfn, uns
 	lock(&f->dev->lock);
 	pci_func_write(f, off, n, v);
 	unlock(&f->dev->lock);
-	if (range_overlap(off, n, PCI_COMMAND, 2) ||
-	    range_overlap(off, n, PCI_BAR0, 4 * PCI_BARS))
+	if (range_overlap(off, n, PCI_COMMAND, 2) || range_overlap(off, n, PCI_BAR0, 4 * PCI_BARS))
 		host_remap_locked(h);
 }
 
@@ -286,8 +285,7 @@ static int host_assign_bar(struct pci_host *h, struct pci_bar *b, struct assign 
 	return 0;
 }
 
-static int host_assign_func(struct pci_host *h, struct pci_func *f, struct assign *a,
-			    struct err *e)
+static int host_assign_func(struct pci_host *h, struct pci_func *f, struct assign *a, struct err *e)
 {
 	for (unsigned i = 0; i < PCI_BARS; i++) {
 		int rc = f->bar[i].kind ? host_assign_bar(h, &f->bar[i], a, e) : 0;
@@ -393,11 +391,8 @@ static const struct dev_ops host_ops = {
 
 static const struct pci_ids host_ids = {
 	/* The generic PCIe host bridge of the Red Hat id space; guests have no quirks for it. */
-	.vendor = 0x1b36,
-	.device = 0x0008,
-	.subvendor = 0x1af4,
-	.subdevice = 0x1100,
-	.class_code = 0x060000,
+	.vendor = 0x1b36,    .device = 0x0008,       .subvendor = 0x1af4,
+	.subdevice = 0x1100, .class_code = 0x060000,
 };
 
 int pci_host_new(struct pci_host **ret, const struct pci_host_opts *o, struct err *e)

@@ -3,8 +3,8 @@
  * came while its vector, or the whole function, was masked.
  *
  * Both lie in a BAR of 4096 bytes: the table at 0, the pending bits at 0x800.  A message is copied
- * under irq_lock and sent after it, so a chip's locks are never taken under ours; a guest that masks
- * a vector may see one more message that was on its way, as on a real bus.
+ * under irq_lock and sent after it, so a chip's locks are never taken under ours; a guest that
+ * masks a vector may see one more message that was on its way, as on a real bus.
  */
 #include "dev/pci/pci_int.h"
 

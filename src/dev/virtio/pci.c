@@ -1,10 +1,10 @@
 /*
  * The PCI transport of virtio 1.2 (4.1), modern devices only.
  *
- * BAR 1 holds the MSI-X table.  BAR 4, 16 KiB, holds the four structures that the vendor capabilities
- * point at, a page each: common configuration, ISR, device configuration, notifications (4 bytes a
- * queue).  A fifth capability is a window to BAR 4 through configuration space (4.1.4.9), for
- * firmware that has no mapping.
+ * BAR 1 holds the MSI-X table.  BAR 4, 16 KiB, holds the four structures that the vendor
+ * capabilities point at, a page each: common configuration, ISR, device configuration,
+ * notifications (4 bytes a queue).  A fifth capability is a window to BAR 4 through configuration
+ * space (4.1.4.9), for firmware that has no mapping.
  *
  * A notification is an eventfd: while BAR 4 is mapped, a 16-bit write to a queue's address rings it
  * on the bus, or in the kernel, and the device's loop wakes; no register code runs.
@@ -12,8 +12,8 @@
  * Registers are read from an image of the whole structure, so a read of any width works as on
  * memory; writes must have the width of the field, or of half of a 64-bit one (4.1.3.1).
  *
- * Locks: register accesses come with v->dev.lock (BAR ranges and config hooks); vectors, isr and the
- * pin are guarded by f.irq_lock, as interrupts come from the device's loop.
+ * Locks: register accesses come with v->dev.lock (BAR ranges and config hooks); vectors, isr and
+ * the pin are guarded by f.irq_lock, as interrupts come from the device's loop.
  */
 #include "dev/pci/pci.h"
 #include "dev/virtio/virtio_int.h"
@@ -292,7 +292,8 @@ static void vpci_write(struct virtio_pci *p, uint64_t off, unsigned size, uint64
 		st_le(b, size, v);
 		virtio_config_write(p->v, at, b, size);
 	} else if (page == REGS_NOTIFY) {
-		/* Of another width than the bell on the bus, or where the bus has no room for one. */
+		/* Of another width than the bell on the bus, or where the bus has no room for one.
+		 */
 		virtio_kick(p->v, (unsigned)(at / NOTIFY_STRIDE));
 	}
 }

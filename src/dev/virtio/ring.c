@@ -18,7 +18,8 @@ enum {
 	AVAIL_IDX = 2,
 	AVAIL_RING = 4,
 	AVAIL_NO_INTERRUPT = 1,
-	/* struct virtq_used (2.7.8): le16 flags, idx, { le32 id, len } ring[size], le16 avail_event */
+	/* struct virtq_used (2.7.8): le16 flags, idx, { le32 id, len } ring[size], le16 avail_event
+	 */
 	USED_FLAGS = 0,
 	USED_IDX = 2,
 	USED_RING = 4,
@@ -310,7 +311,8 @@ bool virtq_notify_on(struct virtq *q)
 	return virtq_avail_idx(q) != q->avail_at;
 }
 
-/* Walking the bytes [off, off+len) of one side of a chain, in pieces that lie inside one segment. */
+/* Walking the bytes [off, off+len) of one side of a chain, in pieces that lie inside one segment.
+ */
 struct piece {
 	uint8_t *host;
 	uint64_t gpa, len;

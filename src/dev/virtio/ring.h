@@ -2,8 +2,8 @@
  * Split virtqueues, the device's side (virtio 1.2, 2.7).
  *
  * The only code that touches rings.  A device takes a chain with virtq_pop(), reads and writes the
- * bytes that its segments name, and gives it back with virtq_push() (or virtq_fill() for several and one
- * virtq_flush()), then calls virtq_interrupt() once for a batch.
+ * bytes that its segments name, and gives it back with virtq_push() (or virtq_fill() for several
+ * and one virtq_flush()), then calls virtq_interrupt() once for a batch.
  *
  * The guest changes ring memory at any moment: each descriptor is copied once and decided on from
  * the copy; every range goes through gmem; no loop is bounded by the guest's numbers.  A ring that
@@ -50,7 +50,8 @@ NODISCARD int virtq_pop(struct virtq *q, struct virtq_chain *c);
 void virtq_unpop(struct virtq *q, unsigned n);
 /* Chains that wait to be popped; bounded by the ring's size. */
 unsigned virtq_waiting(struct virtq *q);
-/* Take again a chain that was popped before the queue stopped and never given back; 0 or -EPROTO. */
+/* Take again a chain that was popped before the queue stopped and never given back; 0 or -EPROTO.
+ */
 NODISCARD int virtq_retake(struct virtq *q, uint16_t head, struct virtq_chain *c);
 
 /* Give chain `head` back with len bytes written; visible after virtq_flush().  i: 0, 1, ... since
@@ -73,6 +74,7 @@ size_t virtq_copy_out(const struct virtq_chain *c, uint64_t off, void *dst, size
 /* Copies into the device-writable part, from off, and marks it written. */
 size_t virtq_copy_in(struct virtq *q, const struct virtq_chain *c, uint64_t off, const void *src,
 		     size_t len);
-/* The bytes [off, off+len) of one side as an iov of at most cap elements; returns how many elements. */
+/* The bytes [off, off+len) of one side as an iov of at most cap elements; returns how many
+ * elements. */
 unsigned virtq_iov(const struct virtq_chain *c, bool in, uint64_t off, uint64_t len,
 		   struct iovec *iov, unsigned cap);

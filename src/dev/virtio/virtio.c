@@ -408,8 +408,7 @@ void virtio_set_driver_features(struct virtio_dev *v, uint64_t f)
 
 bool virtio_queue_open(const struct virtio_dev *v, unsigned i)
 {
-	return i < v->nq && !v->resetting && !v->vq[i].enabled &&
-	       !(v->status & VIRTIO_DRIVER_OK);
+	return i < v->nq && !v->resetting && !v->vq[i].enabled && !(v->status & VIRTIO_DRIVER_OK);
 }
 
 void virtio_enable_queue(struct virtio_dev *v, unsigned i)
@@ -436,10 +435,10 @@ void virtio_config_write(struct virtio_dev *v, size_t off, const void *p, size_t
 /* Saved state. */
 
 static const struct state_field virtq_fields[] = {
-	STATE_FIELD(struct virtq, desc_gpa, 1),	 STATE_FIELD(struct virtq, avail_gpa, 1),
-	STATE_FIELD(struct virtq, used_gpa, 1),	 STATE_FIELD(struct virtq, size, 1),
-	STATE_FIELD(struct virtq, enabled, 1),	 STATE_FIELD(struct virtq, avail_at, 1),
-	STATE_FIELD(struct virtq, used_at, 1),	 STATE_FIELD(struct virtq, signalled, 1),
+	STATE_FIELD(struct virtq, desc_gpa, 1),        STATE_FIELD(struct virtq, avail_gpa, 1),
+	STATE_FIELD(struct virtq, used_gpa, 1),        STATE_FIELD(struct virtq, size, 1),
+	STATE_FIELD(struct virtq, enabled, 1),         STATE_FIELD(struct virtq, avail_at, 1),
+	STATE_FIELD(struct virtq, used_at, 1),         STATE_FIELD(struct virtq, signalled, 1),
 	STATE_FIELD(struct virtq, signalled_valid, 1),
 };
 

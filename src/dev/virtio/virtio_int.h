@@ -11,7 +11,8 @@
 NODISCARD int virtio_init(struct virtio_dev *v, const struct virtio_type *type,
 			  const struct dev_ops *ops, struct board *b, struct loop *loop,
 			  const char *name, struct err *e);
-/* Queue i exists and offers rings of up to max entries (a power of two); its bell is on the loop. */
+/* Queue i exists and offers rings of up to max entries (a power of two); its bell is on the loop.
+ */
 NODISCARD int virtio_add_queue(struct virtio_dev *v, unsigned i, unsigned max, struct err *e);
 
 /* For dev_ops of every type. */
@@ -32,8 +33,8 @@ void virtio_busy(struct virtio_dev *v);
 void virtio_idle(struct virtio_dev *v);
 /* The guest broke the rules: needs-reset. */
 void virtio_broken(struct virtio_dev *v, const char *why);
-/* As virtq_interrupt(), at the end of the loop's round: completions that come together interrupt the
- * guest once. */
+/* As virtq_interrupt(), at the end of the loop's round: completions that come together interrupt
+ * the guest once. */
 void virtio_interrupt_soon(struct virtq *q);
 /* After using a queue outside of a kick: is the ring still good? */
 void virtio_look(struct virtq *q);
