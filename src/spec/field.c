@@ -110,12 +110,13 @@ void spec_fini(const struct spec_struct *s, void *obj)
 /* "'foo' is not one of none, writeback" */
 static int spec_not_one_of(const char *word, const char *const *words, struct err *e)
 {
-	char list[160];
-	size_t n = 0;
+	char list[160] = "";
 
-	list[0] = 0;
-	for (unsigned i = 0; words[i] && n < sizeof(list); i++)
-		n += (size_t)snprintf(list + n, sizeof(list) - n, "%s%s", i ? ", " : "", words[i]);
+	for (unsigned i = 0; words[i]; i++) {
+		size_t n = strlen(list);
+
+		snprintf(list + n, sizeof(list) - n, "%s%s", i ? ", " : "", words[i]);
+	}
 	return err_set(e, EINVAL, "'%.40s' is not one of %s", word, list);
 }
 
