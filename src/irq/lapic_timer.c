@@ -65,7 +65,7 @@ static void timer_arm(struct lapic *l, uint64_t earliest_ns)
 		at = UINT64_MAX;
 	} else if (timer_mode(lvt) == MODE_DEADLINE) {
 		if (l->tsc_deadline)
-			at = l->owner->tsc_deadline_ns(l, l->tsc_deadline);
+			at = MAX(l->owner->tsc_deadline_ns(l, l->tsc_deadline), earliest_ns);
 	} else if (timer_mode(lvt) <= MODE_PERIODIC && l->timer_on) {
 		at = MAX(l->timer_start_ns + timer_period_ns(l), earliest_ns);
 	}
@@ -100,7 +100,8 @@ void lapic_timer_fired(struct lapic *l)
 	}
 	if (fire)
 		lapic_local(l, LAPIC_LVT_TIMER);
-	timer_arm(l, fire ? now + TIMER_MIN_NS : now);
+	/* Early, by the owner's rounding of TSC to time: not again in the same nanosecond. */
+	timer_arm(l, fire ? now + TIMER_MIN_NS : now + 1);
 }
 
 void lapic_timer_set_init(struct lapic *l, uint32_t v)
