@@ -61,7 +61,8 @@ static bool dec_intel;
 /* clang-format off */
 /* Operand sizes by 66 prefix, W (+2), VEX.L (+4). */
 enum {
-	ON_1, ON_2, ON_4, ON_8, ON_16, ON_CODE16, ON_CODE32, ON_CODE64, ON_STACK64, ON_W, ON_L,
+	ON_1, ON_2, ON_4, ON_8, ON_16, ON_CODE16, ON_CODE32, ON_CODE64, ON_PORT64,
+	ON_STACK64, ON_W, ON_L,
 };
 static const uint8_t osz_bytes[][8] = {
 	[ON_1] = { 1, 1, 1, 1, 1, 1, 1, 1 },
@@ -72,6 +73,7 @@ static const uint8_t osz_bytes[][8] = {
 	[ON_CODE16] = { 2, 4, 2, 4, 2, 4, 2, 4 },
 	[ON_CODE32] = { 4, 2, 4, 2, 4, 2, 4, 2 },
 	[ON_CODE64] = { 4, 2, 8, 8, 4, 2, 8, 8 },
+	[ON_PORT64] = { 4, 2, 4, 4, 4, 2, 4, 4 },
 	[ON_STACK64] = { 8, 2, 8, 8, 8, 2, 8, 8 },
 	[ON_W] = { 4, 4, 8, 8, 4, 4, 8, 8 },
 	[ON_L] = { 16, 16, 16, 16, 32, 32, 32, 32 },
@@ -81,12 +83,12 @@ static const uint8_t osz_bytes[][8] = {
 	[INSO_B] = { ON_1, ON_1, ON_1 }, [INSO_W] = { ON_2, ON_2, ON_2 },                       \
 	[INSO_D] = { ON_4, ON_4, ON_4 }, [INSO_Q] = { ON_8, ON_8, ON_8 },                       \
 	[INSO_X] = { ON_16, ON_16, ON_16 }, [INSO_V] = { ON_CODE16, ON_CODE32, ON_CODE64 },     \
-	[INSO_Z] = { ON_CODE16, ON_CODE32, ON_CODE32 }, [INSO_Y] = { ON_4, ON_4, ON_W },        \
+	[INSO_Z] = { ON_CODE16, ON_CODE32, ON_PORT64 }, [INSO_Y] = { ON_4, ON_4, ON_W },        \
 	[INSO_D64] = { ON_CODE16, ON_CODE32, ON_STACK64 }, [INSO_N] = { ON_4, ON_4, ON_8 },     \
 	[INSO_VL] = { ON_L, ON_L, ON_L }
 static const uint8_t osz_rule[2][INSOS][3] = {
 	[0] = { OSZ_COMMON, [INSO_BR] = { ON_CODE16, ON_CODE32, ON_STACK64 },
-		[INSO_FAR] = { ON_CODE16, ON_CODE32, ON_CODE32 } },
+		[INSO_FAR] = { ON_CODE16, ON_CODE32, ON_PORT64 } },
 	[1] = { OSZ_COMMON, [INSO_BR] = { ON_CODE16, ON_CODE32, ON_8 },
 		[INSO_FAR] = { ON_CODE16, ON_CODE32, ON_CODE64 } },
 };

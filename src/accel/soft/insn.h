@@ -183,6 +183,8 @@ enum insn_form_flag {
 	INSF_NOT64 = 1 << 14,
 	/* Pushes or pops: touches memory at SS:rSP. */
 	INSF_STACK = 1 << 15,
+	/* Elements of the memory operand are accessed under a mask (VMASKMOV ...). */
+	INSF_MASKED = 1 << 16,
 };
 
 enum {
