@@ -174,3 +174,8 @@ void accel_stats(struct accel_vm *vm, char *ret, size_t size)
 	if (vm->drv->stats)
 		vm->drv->stats(vm, ret, size);
 }
+
+int accel_reset(struct accel_vm *vm, struct err *e)
+{
+	return vm->drv->reset ? vm->drv->reset(vm, e) : 0;
+}

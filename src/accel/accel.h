@@ -91,6 +91,9 @@ struct accel {
 	int (*regions_changed)(struct accel_vm *vm, struct err *e);
 	/* Counters for people, "name=value" words.  [NULL: none] */
 	void (*stats)(struct accel_vm *vm, char *ret, size_t size);
+	/* Interrupt chips and PIT to power-on; vCPUs are outside run and set afterwards.  [NULL: it
+	 * has none] */
+	int (*reset)(struct accel_vm *vm, struct err *e);
 };
 
 /* Every engine there is; NULL ends it. */
@@ -118,3 +121,4 @@ NODISCARD int accel_dirty_sync(struct accel_vm *vm, struct err *e);
 void accel_dirty_stop(struct accel_vm *vm);
 NODISCARD int accel_regions_changed(struct accel_vm *vm, struct err *e);
 void accel_stats(struct accel_vm *vm, char *ret, size_t size);
+NODISCARD int accel_reset(struct accel_vm *vm, struct err *e);

@@ -44,9 +44,10 @@ static int opt_one(const struct opt *table, int argc, char *const *argv, int *i,
 		return opt_unknown(table, name, len, e);
 	if (value)
 		value++;
+	bool optional = o->arg && *o->arg == '[';
 	if (!o->arg && value)
 		return err_set(e, EINVAL, "option --%s takes no value", o->name);
-	if (o->arg && !value) {
+	if (o->arg && !optional && !value) {
 		if (*i + 1 >= argc)
 			return err_set(e, EINVAL, "option --%s needs a value: --%s %s", o->name,
 				       o->name, o->arg);
@@ -83,8 +84,13 @@ int opt_parse(const struct opt *table, int argc, char *const *argv, void *ctx,
 void opt_help(const struct opt *table, FILE *f)
 {
 	for (; table->name; table++) {
-		fprintf(f, "  --%s%s%s\n      ", table->name, table->arg ? " " : "",
-			table->arg ? table->arg : "");
+		const char *arg = table->arg ? table->arg : "";
+
+		/* --name VALUE, --name[=VALUE] */
+		if (*arg == '[')
+			fprintf(f, "  --%s[=%s\n      ", table->name, arg + 1);
+		else
+			fprintf(f, "  --%s%s%s\n      ", table->name, *arg ? " " : "", arg);
 		for (const char *s = table->help; *s; s++) {
 			fputc(*s, f);
 			if (*s == '\n')

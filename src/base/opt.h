@@ -11,11 +11,12 @@
 struct opt {
 	/* Without the dashes. */
 	const char *name;
-	/* What the value is called in the help; NULL: a flag, without value. */
+	/* What the value is called in the help; NULL: a flag, without value; "[PORT]": a flag that
+	 * may have one, as --name=value. */
 	const char *arg;
 	/* One line; more lines after \n are indented below it. */
 	const char *help;
-	/* value is NULL for a flag. */
+	/* value is NULL when there is none. */
 	int (*fn)(void *ctx, const char *value, struct err *e);
 };
 

@@ -58,10 +58,17 @@ enum board_request {
 	BOARD_POWEROFF,
 	/* isa-debug-exit: the process ends with status (value << 1) | 1. */
 	BOARD_EXIT,
-	/* A disk error with the policy "stop": pause the VM until `cont`. */
+	/* A disk error that pauses the VM until `cont`; the value says what: enum board_io_error. */
 	BOARD_IO_ERROR,
 	/* pvpanic. */
 	BOARD_PANIC,
+};
+
+enum board_io_error {
+	/* dev.instance of the virtio-blk device. */
+	BOARD_IO_DISK = 0xff,
+	BOARD_IO_WRITE = 0x100,
+	BOARD_IO_NOSPACE = 0x200,
 };
 
 /* What a machine gives its devices. */

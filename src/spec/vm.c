@@ -99,17 +99,6 @@ static int vm_check_mac(const void *value, struct err *e)
 	return 0;
 }
 
-/* The port must leave room for its four bytes and not cover what the board has. */
-static int vm_check_debug_exit(const void *value, struct err *e)
-{
-	uint64_t port = *(const uint64_t *)value;
-
-	if (port && (port < 0xe0 || port > 0xfc))
-		return err_set(e, EINVAL, "port 0x%llx is outside 0xe0 to 0xfc",
-			       (unsigned long long)port);
-	return 0;
-}
-
 /* clang-format off */
 static const char *const vm_format_words[] = { "raw", NULL };
 static const char *const vm_cache_words[] = { "writeback", "none", NULL };
@@ -237,8 +226,7 @@ static const struct spec_field vm_spec_fields[] = {
 	{ "control", F(vm_spec, control, SPEC_STR), .max = VM_PATH, .check = vm_check_socket },
 	{ "paused", F(vm_spec, paused, SPEC_BOOL) },
 	{ "no_reboot", F(vm_spec, no_reboot, SPEC_BOOL) },
-	{ "debug_exit", F(vm_spec, debug_exit, SPEC_U64), .max = 65535,
-	  .check = vm_check_debug_exit },
+	{ "debug_exit", F(vm_spec, debug_exit, SPEC_U64), .max = 0xffc },
 	{ NULL },
 };
 /* clang-format on */

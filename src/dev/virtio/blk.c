@@ -182,8 +182,10 @@ static bool vblk_pauses(const struct vblk_req *r, int rc)
 	return policy == VIRTIO_BLK_STOP || (policy == VIRTIO_BLK_ENOSPC && rc == -ENOSPC);
 }
 
-static void vblk_stall(struct vblk_req *r)
+static void vblk_stall(struct vblk_req *r, int rc)
 {
+	unsigned what = (r->r.op == BLK_READ ? 0 : BOARD_IO_WRITE) |
+			(rc == -ENOSPC ? BOARD_IO_NOSPACE : 0);
 	struct vblk *d = r->d;
 
 	BUG_ON(d->nstalled >= REQS);
@@ -193,7 +195,8 @@ static void vblk_stall(struct vblk_req *r)
 		.report = r->r.op == BLK_FLUSH || (r->r.flags & BLK_REQ_FUA),
 	};
 	vblk_put(r);
-	d->v.board->request(d->v.board, BOARD_IO_ERROR, 0);
+	d->v.board->request(d->v.board, BOARD_IO_ERROR,
+			    (d->v.dev.instance & BOARD_IO_DISK) | what);
 }
 
 static void vblk_done(struct blk_req *br, int rc)
@@ -205,7 +208,7 @@ static void vblk_done(struct blk_req *br, int rc)
 	if (rc < 0 && vblk_pauses(r, rc)) {
 		log_guest(&v->limit, v->dev.name, "%s at %#lx: %s; the VM is paused",
 			  read ? "read" : "write", (unsigned long)br->off_bytes, strerror(-rc));
-		vblk_stall(r);
+		vblk_stall(r, rc);
 	} else {
 		uint8_t status = rc == 0 ? S_OK : rc == -EOPNOTSUPP ? S_UNSUPP : S_IOERR;
 

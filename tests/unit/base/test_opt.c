@@ -31,6 +31,14 @@ static int got_quiet(void *ctx, const char *value, struct err *e)
 	return 0;
 }
 
+static int got_port(void *ctx, const char *value, struct err *e)
+{
+	struct got *g = ctx;
+
+	strcat(strcat(strcat(g->log, "port="), value ? value : "none"), ";");
+	return 0;
+}
+
 static int got_arg(void *ctx, const char *arg, struct err *e)
 {
 	strcat(strcat(strcat(((struct got *)ctx)->log, "arg="), arg), ";");
@@ -40,6 +48,7 @@ static int got_arg(void *ctx, const char *arg, struct err *e)
 static const struct opt table[] = {
 	{ "size", "SIZE", "How big.\nSecond line.", got_size },
 	{ "quiet", NULL, "Say less.", got_quiet },
+	{ "port", "[N]", "Maybe at N.", got_port },
 	{ NULL },
 };
 
@@ -51,6 +60,7 @@ static const struct opt table[] = {
 
 static char s_size[] = "--size", s_eq[] = "--size=2", s_quiet[] = "--quiet", s_dd[] = "--";
 static char s_one[] = "1", s_bad[] = "bad", s_typo[] = "--siez=3", s_x[] = "-x", s_dash[] = "-";
+static char s_port[] = "--port", s_port2[] = "--port=2";
 static char s_qv[] = "--quiet=1";
 
 static void test_parse(void **state)
@@ -61,6 +71,9 @@ static void test_parse(void **state)
 	assert_int_equal(RUN(&g, &e, s_size, s_one, s_one, s_eq, s_quiet, s_dash, s_dd, s_quiet),
 			 0);
 	assert_string_equal(g.log, "size=1;arg=1;size=2;quiet;arg=-;arg=--quiet;");
+	g.log[0] = 0;
+	assert_int_equal(RUN(&g, &e, s_port, s_one, s_port2), 0);
+	assert_string_equal(g.log, "port=none;arg=1;port=2;");
 }
 
 static void test_refused(void **state)
@@ -89,7 +102,7 @@ static void test_help(void **state)
 	opt_help(table, f);
 	fclose(f);
 	assert_string_equal(text, "  --size SIZE\n      How big.\n      Second line.\n"
-				  "  --quiet\n      Say less.\n");
+				  "  --quiet\n      Say less.\n  --port[=N]\n      Maybe at N.\n");
 }
 
 static void test_subopts(void **state)

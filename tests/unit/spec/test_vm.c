@@ -37,7 +37,7 @@ static const struct {
 	{ "{\"name\": null}", "name: a string is wanted, not null" },
 	{ "{\"uuid\": \"1\"}", "uuid: '1' is not a UUID" },
 	{ "{\"rng\": 1}", "rng: true or false is wanted, not a number" },
-	{ "{\"debug_exit\": 24}", "debug_exit: port 0x18 is outside 0xe0 to 0xfc" },
+	{ "{\"debug_exit\": 4093}", "debug_exit: 4093 is outside 0 to 4092" },
 	{ "{\"boot\": {\"initrd\": \"x\"}}", "boot.initrd: needs a kernel" },
 	{ "{\"boot\": {\"append\": \"x\"}}", "boot.append: needs a kernel" },
 	{ "{\"boot\": {\"kernle\": \"x\"}}",
