@@ -33,11 +33,13 @@ static const struct accel *accel_by_name(const char *name)
 
 static int accel_unknown(const char *name, struct err *e)
 {
-	const struct accel *const *a = accel_drivers;
 	char names[64] = "auto";
 
-	for (size_t n = strlen(names); *a && n < sizeof(names); a++)
-		n += (size_t)snprintf(names + n, sizeof(names) - n, ", %s", (*a)->name);
+	for (const struct accel *const *a = accel_drivers; *a; a++) {
+		size_t n = strlen(names);
+
+		snprintf(names + n, sizeof(names) - n, ", %s", (*a)->name);
+	}
 	return err_set(e, ENOENT, "no engine '%s' (there are: %s)", name, names);
 }
 
