@@ -292,8 +292,8 @@ static uint32_t board_command(struct board *b, uint32_t cmd)
 		return cmd_dma(b);
 	case BOARD_TIME:
 		return (uint32_t)((clock_ns() - b->start_ns) / NS_PER_MS);
-	case BOARD_ENGINE:
-		return strcmp(b->vm->drv->name, "kvm") ? 2 : 1;
+	case BOARD_EMULATED:
+		return b->emulated;
 	default:
 		return ~0u;
 	}

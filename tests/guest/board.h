@@ -58,8 +58,8 @@ enum board_cmd {
 	BOARD_DMA,
 	/* Milliseconds since the board was made. */
 	BOARD_TIME,
-	/* 1: the engine is kvm, 2: soft. */
-	BOARD_ENGINE,
+	/* 1 on a KVM that emulates ring 0, whose few ways of its own a test may have to know. */
+	BOARD_EMULATED,
 };
 
 struct board_io {
@@ -111,6 +111,7 @@ struct board {
 	uint64_t start_ns;
 	/* vCPU whose state makes a round trip when it comes out. */
 	bool trip[BOARD_CPUS];
+	bool emulated;
 
 	uint64_t *dirty;
 	uint64_t dirty_at;

@@ -10,11 +10,13 @@
  */
 #include "guest/board.h"
 
+#include "accel/kvm/kvm.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/num.h"
 #include "base/str.h"
+#include "base/trace.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -27,12 +29,14 @@ enum {
 	RUN_ELF_MAX = 8 << 20,
 	RUN_ENGINES = 8,
 	RUN_SKIP = 77,
+	/* Slower than any hardware. */
+	RUN_EMULATED_MIPS = 50,
 };
 
 struct run_opts {
 	const char *program;
 	unsigned cpus, timeout_s;
-	bool real, expect_shutdown, verbose;
+	bool real, expect_shutdown, verbose, emulated;
 	const char *engine[RUN_ENGINES];
 	unsigned nengine;
 };
@@ -311,6 +315,7 @@ static int run_engine(const struct run_opts *o, const char *spec, struct run_res
 		return 0;
 	}
 	int rc = board_init(&b, RUN_RAM, o->cpus, e);
+	b.emulated = o->emulated && !strcmp(a->name, "kvm");
 	ao.gmem = &b.gmem;
 	ao.mmio = &b.mmio;
 	ao.pio = &b.pio;
@@ -408,10 +413,14 @@ int main(int argc, char **argv)
 	struct run_opts o = { .cpus = 1, .timeout_s = 30 };
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	trace_init();
 	if (!run_parse(argc, argv, &o)) {
 		fprintf(stderr, "usage: guest-run PROGRAM [--cpus N] [--real] [--expect-shutdown] "
 				"[--timeout S] [--verbose] ENGINE...\n");
 		return 2;
 	}
+	double mips;
+	struct err e = { 0 };
+	o.emulated = kvm_speed_probe(&mips, &e) == 0 && mips < RUN_EMULATED_MIPS;
 	return run_all(&o);
 }

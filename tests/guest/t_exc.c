@@ -31,7 +31,7 @@ ONE(do_push_bad, "movq %rsp, %rax; movabsq $0x900000000000, %rsp; push %rax")
 ONE(do_div0, "xorl %edx, %edx; movl $1, %eax; xorl %ecx, %ecx; divl %ecx")
 ONE(do_cr4_bad, "movq %cr4, %rax; orq %rdi, %rax; movq %rax, %cr4")
 ONE(do_clts_user, "clts")
-ONE(do_iret_bad, "pushq $0; pushq $0; pushq $2; pushq $0x78; pushq $0; iretq")
+ONE(do_iret_bad, "pushq $0; pushq $0; pushq $2; pushq $0x400; pushq $0; iretq")
 
 static void __attribute__((naked)) do_into32(ulong a)
 {
@@ -103,7 +103,7 @@ static void test_segments(void)
 	check("ltr busy", catch(do_ltr, SEL_TSS, &x), 13);
 	check("ltr busy error", x.err, SEL_TSS);
 	check("iret to bad cs", catch(do_iret_bad, 0, &x), 13);
-	check("iret to bad cs error", x.err, 0x78);
+	check("iret to bad cs error", x.err, 0x400);
 }
 
 static void test_traps(void)

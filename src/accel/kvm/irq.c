@@ -10,6 +10,8 @@
  */
 #include "accel/kvm/kvm_int.h"
 
+#include "base/trace.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -28,6 +30,7 @@ static void kvm_irq_line(struct irqs *q, unsigned gsi, bool level)
 
 static void irq_signal(struct kvm_vm *k, uint64_t addr, uint32_t data)
 {
+	TRACE(kvm_msi, "addr=%#lx data=%#x", (unsigned long)addr, data);
 	struct kvm_msi m = {
 		.address_lo = (uint32_t)addr,
 		.address_hi = (uint32_t)(addr >> 32),

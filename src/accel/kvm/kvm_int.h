@@ -100,6 +100,8 @@ struct kvm_vcpu {
 	struct kvm_run *run;
 	struct kvm_dirty_gfn *ring;
 	unsigned ring_next;
+	/* Exits in a row for a full ring in which nothing was found. */
+	unsigned ring_empty;
 
 	/* Guards in_run and tid. */
 	struct lock kick_lock;
@@ -153,7 +155,7 @@ NODISCARD int kvm_regions_changed(struct accel_vm *vm, struct err *e);
 NODISCARD int kvm_dirty_start(struct accel_vm *vm, struct err *e);
 NODISCARD int kvm_dirty_sync(struct accel_vm *vm, struct err *e);
 void kvm_dirty_stop(struct accel_vm *vm);
-/* A vCPU's ring is full (or nearly): take the entries of all. */
+/* A vCPU's ring is full (or nearly): take the entries of all.  Returns how many. */
 NODISCARD int kvm_ring_harvest(struct kvm_vm *k, struct err *e);
 
 /* irq.c */

@@ -198,6 +198,7 @@ static unsigned ring_take(struct kvm_vm *k, struct kvm_vcpu *c)
 	return n;
 }
 
+/* Returns how many entries the kernel got back. */
 static int rings_harvest_locked(struct kvm_vm *k, struct err *e)
 {
 	unsigned n = 0;
@@ -211,8 +212,7 @@ static int rings_harvest_locked(struct kvm_vm *k, struct err *e)
 int kvm_ring_harvest(struct kvm_vm *k, struct err *e)
 {
 	SCOPED_LOCK(&k->slot_lock);
-	int rc = rings_harvest_locked(k, e);
-	return rc < 0 ? rc : 0;
+	return rings_harvest_locked(k, e);
 }
 
 int kvm_dirty_sync(struct accel_vm *vm, struct err *e)

@@ -182,3 +182,15 @@ static inline void irq_wait(void)
 {
 	asm volatile("sti; hlt; cli" : : : "memory");
 }
+
+/*
+ * Takes the interrupts that are pending.  The window is long: where KVM emulates ring 0 it looks for
+ * interrupts only every hundred instructions or so.
+ */
+static inline void irq_window(void)
+{
+	irq_on();
+	for (unsigned i = 0; i < 3000; i++)
+		asm volatile("pause" : : : "memory");
+	irq_off();
+}
