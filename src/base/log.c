@@ -10,6 +10,7 @@ const char *log_program = "sampan";
 
 static const char *const log_names[] = { "error", "warning", "info", "debug" };
 
+PRINTF(3, 0)
 static void log_vline(enum log_level level, const char *dev, const char *fmt, va_list ap)
 {
 	char line[512];
