@@ -44,6 +44,7 @@ int virtq_start(struct virtq *q, uint64_t features)
 
 	q->bad = NULL;
 	q->taken = 0;
+	q->unsent = false;
 	q->event_idx = features & VIRTIO_F_EVENT_IDX;
 	q->indirect = features & VIRTIO_F_INDIRECT;
 	if (!is_pow2(n) || n > q->max)
@@ -238,6 +239,7 @@ void virtq_flush(struct virtq *q, unsigned n)
 	q->taken = (uint16_t)(q->taken - n);
 	if (!q->used)
 		return;
+	q->unsent = true;
 	uint16_t old = q->used_at;
 	q->used_at = (uint16_t)(old + n);
 	/* When the index laps what the driver was last told of, the comparison means nothing. */
@@ -279,8 +281,9 @@ void virtq_interrupt(struct virtq *q)
 {
 	struct virtio_transport *t = q->v->transport;
 
-	if (!q->used || (q->event_idx && q->signalled_valid && q->signalled == q->used_at))
+	if (!q->used || !q->unsent)
 		return;
+	q->unsent = false;
 	if (virtq_wants_interrupt(q) && t)
 		t->queue_irq(t, q->index);
 }

@@ -81,6 +81,8 @@ struct virtq {
 	bool event_idx, indirect;
 	/* Popped and not filled. */
 	uint16_t taken;
+	/* Something was pushed since virtq_interrupt(). */
+	bool unsent;
 	/* Why it is broken; NULL: it is not. */
 	const char *bad;
 	int kick_fd;
