@@ -228,9 +228,10 @@ struct scpu {
 	/* Of host.c; made by soft.c with soft_host_new(). */
 	struct soft_host *host;
 
-	/* Owned by code.c, run.c and soft.c. */
+	/* Owned by code.c, run.c and mmu.c. */
 	struct soft_code *code;
 	struct soft_run *run;
+	struct soft_mmu *mmu;
 	struct stlb_set tlbs[SMMUS];
 };
 

@@ -1,0 +1,243 @@
+/*
+ * What the software CPU offers through CPUID: the host's features that it implements.  Vector and
+ * x87 instructions run on the host's own units, so the host must have what the guest is shown.
+ *
+ * Left out, with the reason:
+ *	AVX-512, AMX	not in the instruction table yet
+ *	LA57		a fifth level in every page walk
+ *	MONITOR		a guest waits with HLT, which frees the host CPU
+ *	VMX, SVM	no nesting
+ *	TSX, MPX, PKU, CET, PMU, WAITPKG, UINTR, SSE4A, 3DNow!, XOP, FMA4, TBM, LWP	not implemented
+ * Page-table isolation, retpolines and the like cost a software CPU much and protect nothing in it
+ * (it does not run guest code speculatively past its own checks), so the bits that say "not
+ * affected" are set.
+ */
+#include "accel/soft/sys_int.h"
+
+#include "base/clock.h"
+
+#include <cpuid.h>
+#include <string.h>
+#include <x86intrin.h>
+
+enum {
+	R_EAX,
+	R_EBX,
+	R_ECX,
+	R_EDX,
+};
+
+/* Bits that may be offered where the host has them. */
+static const struct offer {
+	uint32_t leaf, sub;
+	uint8_t reg;
+	/* Offered when the host has it; offered always (done in software). */
+	uint32_t host, always;
+} offers[] = {
+	/* SSE3 PCLMUL SSSE3 FMA CX16 PCID SSE4.1 SSE4.2 x2APIC MOVBE POPCNT deadline AES XSAVE AVX
+	 * F16C RDRAND; bit 31: a hypervisor. */
+	{ 1, 0, R_ECX,
+	  BIT(0) | BIT(1) | BIT(9) | BIT(12) | BIT(13) | BIT(19) | BIT(20) | BIT(22) | BIT(23) |
+		  BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30),
+	  BIT(17) | BIT(21) | BIT(24) | BIT(31) },
+	/* FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2
+	 * SS */
+	{ 1, 0, R_EDX, BIT(0) | BIT(8) | BIT(15) | BIT(19) | BIT(23) | BIT(24) | BIT(25) | BIT(26),
+	  BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(9) | BIT(11) | BIT(12) |
+		  BIT(13) | BIT(14) | BIT(16) | BIT(17) | BIT(27) },
+	/* ARAT: the timer runs in halt. */
+	{ 6, 0, R_EAX, 0, BIT(2) },
+	/* FSGSBASE TSC_ADJUST BMI1 AVX2 FDP-only SMEP BMI2 ERMS INVPCID FCS-deprecated RDSEED ADX SMAP
+	 * CLFLUSHOPT CLWB SHA */
+	{ 7, 0, R_EBX, BIT(3) | BIT(5) | BIT(8) | BIT(18) | BIT(19) | BIT(29),
+	  BIT(0) | BIT(1) | BIT(7) | BIT(9) | BIT(10) | BIT(13) | BIT(20) | BIT(23) | BIT(24) },
+	/* UMIP RDPID */
+	{ 7, 0, R_ECX, 0, BIT(2) | BIT(22) },
+	/* FSRM, IBRS (Intel; added below), ARCH_CAPABILITIES */
+	{ 7, 0, R_EDX, 0, BIT(4) | BIT(29) },
+	/* XSAVEOPT XSAVEC XGETBV(1) XSAVES */
+	{ 0xd, 1, R_EAX, 0, BIT(0) | BIT(1) | BIT(2) | BIT(3) },
+	/* LAHF ABM PREFETCHW CR8_LEGACY */
+	{ 0x80000001, 0, R_ECX, BIT(5), BIT(0) | BIT(4) | BIT(8) },
+	/* As leaf 1 on AMD, SYSCALL NX MMXEXT(host) PDPE1GB RDTSCP LM */
+	{ 0x80000001, 0, R_EDX, BIT(22), BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29) },
+	/* Invariant TSC */
+	{ 0x80000007, 0, R_EDX, 0, BIT(8) },
+	/* IBPB, and not affected: SSB_NO BTC_NO; WBNOINVD and CLZERO are not there. */
+	{ 0x80000008, 0, R_EBX, 0, BIT(12) | BIT(26) | BIT(29) },
+	/* LFENCE serializes, null selector clears base, automatic IBRS, SRSO_NO */
+	{ 0x80000021, 0, R_EAX, 0, BIT(2) | BIT(6) | BIT(8) | BIT(29) },
+};
+
+static uint32_t *offer_reg(struct cpuid_entry *e, unsigned reg)
+{
+	uint32_t *const r[] = { &e->eax, &e->ebx, &e->ecx, &e->edx };
+
+	return r[reg];
+}
+
+/* Leaves that are shown at all. */
+static bool offer_leaf(uint32_t leaf, uint32_t sub)
+{
+	switch (leaf) {
+	case 0:
+	case 1:
+	case 2:
+	case 4:
+	case 6:
+	case 0xb:
+	case 0x15:
+	case 0x16:
+	case 0x80000000 ... 0x80000008:
+	case 0x8000001d:
+	case 0x80000021:
+		return true;
+	case 7:
+		return sub == 0;
+	case 0xd:
+		return sub <= 2;
+	default:
+		return false;
+	}
+}
+
+/* What a leaf keeps that is no feature bit: 0 means nothing. */
+static void offer_keep(struct cpuid_entry *e)
+{
+	const struct cpuid_entry h = *e;
+
+	switch (e->leaf) {
+	case 1:
+		e->ecx = e->edx = 0;
+		break;
+	case 6:
+		e->eax = e->ebx = e->ecx = e->edx = 0;
+		break;
+	case 7:
+		*e = (struct cpuid_entry){ .leaf = 7, .sub = h.sub, .has_sub = true };
+		break;
+	case 0x80000001:
+		*e = (struct cpuid_entry){ .leaf = h.leaf, .eax = h.eax };
+		break;
+	case 0x80000007:
+		*e = (struct cpuid_entry){ .leaf = h.leaf };
+		break;
+	case 0x80000008:
+		/* At most 48 linear bits; core counts are the topology's. */
+		*e = (struct cpuid_entry){ .leaf = h.leaf,
+					   .eax = (h.eax & 0xff) | 48 << 8 };
+		break;
+	case 0x80000021:
+		*e = (struct cpuid_entry){ .leaf = h.leaf };
+		break;
+	default:
+		break;
+	}
+}
+
+/* x87, SSE and AVX (SDM 1 13.2). */
+static void offer_xsave(struct cpuid_table *t)
+{
+	const struct cpuid_entry e[] = {
+		{ .leaf = 0xd, .sub = 0, .has_sub = true, .eax = 7, .ebx = 832, .ecx = 832 },
+		{ .leaf = 0xd, .sub = 1, .has_sub = true, .eax = 0xf, .ebx = 832 },
+		{ .leaf = 0xd, .sub = 2, .has_sub = true, .eax = 256, .ebx = 576 },
+	};
+
+	for (unsigned n = 0; n < COUNT_OF(e); n++)
+		(void)cpuid_set(t, &e[n]);
+}
+
+static void offer_features(struct cpuid_table *t, struct cpuid_table *host)
+{
+	for (unsigned n = 0; n < COUNT_OF(offers); n++) {
+		const struct offer *o = &offers[n];
+		struct cpuid_entry *e = cpuid_find(t, o->leaf, o->sub);
+		struct cpuid_entry *h = cpuid_find(host, o->leaf, o->sub);
+
+		if (!e || (o->leaf == 0xd && o->sub == 1))
+			continue;
+		*offer_reg(e, o->reg) |= o->always | (h ? *offer_reg(h, o->reg) & o->host : 0);
+	}
+}
+
+/* Vector features need AVX state; without it (a host that hides AVX) they go. */
+static void offer_consistent(struct cpuid_table *t)
+{
+	struct cpuid_entry *e1 = cpuid_find(t, 1, 0), *e7 = cpuid_find(t, 7, 0);
+
+	if (e1 && !(e1->ecx & BIT(26))) {
+		e1->ecx &= ~(BIT(12) | BIT(28) | BIT(29));
+		if (e7)
+			e7->ebx &= ~BIT(5);
+	}
+}
+
+/* Leaf 0x80000021 tells of AMD's mitigations; IBRS of Intel's. */
+static void offer_vendor(struct cpuid_table *t)
+{
+	struct cpuid_entry *e0 = cpuid_find(t, 0, 0), *e7 = cpuid_find(t, 7, 0);
+	struct cpuid_entry *x = cpuid_find(t, 0x80000000, 0);
+	bool intel = e0 && e0->ebx == signature_INTEL_ebx;
+
+	if (intel && e7)
+		e7->edx |= BIT(26);
+	if (!intel && x && x->eax < 0x80000021) {
+		x->eax = 0x80000021;
+		(void)cpuid_set(t, &(struct cpuid_entry){ .leaf = 0x80000021 });
+	}
+	if (e0 && e0->eax > 0x1f)
+		e0->eax = 0x1f;
+}
+
+int soft_cpuid(struct cpuid_table *ret, struct err *e)
+{
+	static struct cpuid_table host;
+
+	cpuid_host(&host);
+	ret->n = 0;
+	for (unsigned n = 0; n < host.n; n++) {
+		struct cpuid_entry x = host.e[n];
+
+		if (!offer_leaf(x.leaf, x.sub))
+			continue;
+		offer_keep(&x);
+		(void)cpuid_set(ret, &x);
+	}
+	if (!cpuid_find(ret, 6, 0))
+		(void)cpuid_set(ret, &(struct cpuid_entry){ .leaf = 6 });
+	offer_xsave(ret);
+	offer_vendor(ret);
+	offer_features(ret, &host);
+	offer_consistent(ret);
+	return 0;
+}
+
+/* From leaf 0x15 or a hypervisor's 0x40000010, else measured against the monotonic clock. */
+uint64_t soft_host_tsc_hz(void)
+{
+	uint32_t a, b, c, d;
+
+	__cpuid(0, a, b, c, d);
+	if (a >= 0x15) {
+		__cpuid(0x15, a, b, c, d);
+		if (a && b && c)
+			return (uint64_t)c * b / a;
+	}
+	__cpuid(1, a, b, c, d);
+	if (c >> 31) {
+		__cpuid(0x40000000, a, b, c, d);
+		if (a >= 0x40000010 && a < 0x40000100) {
+			__cpuid(0x40000010, a, b, c, d);
+			if (a > 100000)
+				return (uint64_t)a * 1000;
+		}
+	}
+	uint64_t t0 = clock_ns(), c0 = __rdtsc(), t1;
+	do {
+		t1 = clock_ns();
+	} while (t1 - t0 < 20 * NS_PER_MS);
+	uint64_t c1 = __rdtsc();
+	/* Kilohertz are as exact as it is. */
+	return (uint64_t)((unsigned __int128)(c1 - c0) * NS_PER_SEC / (t1 - t0)) / 1000 * 1000;
+}
