@@ -1,4 +1,4 @@
-/* Host time.  Tests may set clock_hook to their own clock. */
+/* Host time.  Tests may set the hooks to clocks of their own. */
 #pragma once
 
 #include "base/compiler.h"
@@ -11,6 +11,8 @@
 
 /* When set, clock_ns() returns what it returns. */
 extern uint64_t (*clock_hook)(void);
+/* The same for clock_wall_ns(). */
+extern uint64_t (*clock_wall_hook)(void);
 
 /* CLOCK_MONOTONIC in nanoseconds. */
 static inline uint64_t clock_ns(void)
