@@ -2,9 +2,9 @@
  * Byte streams: where a serial port or console ends (stdio, pty, unix, file, none).
  *
  * A stream belongs to one loop.  chr_write() may also be called from a vCPU thread: it appends to a
- * bounded queue that the loop empties, so a slow reader never blocks the guest; when the queue is
- * full the oldest behaviour of a serial line applies and bytes are held back by the device (it asks
- * chr_can_write()).
+ * bounded queue that the loop empties, so a slow reader never blocks the guest.  When the queue is
+ * full, chr_write() takes less than it got; the device holds the rest back, as a serial line with
+ * flow control does, until .writable comes.  Where nobody listens, output is dropped.
  */
 #pragma once
 
@@ -30,7 +30,8 @@ struct chr_opts {
 	const char *path;
 	struct loop *loop;
 	struct chr_client *client;
-	/* stdio: what Ctrl-a x does, on the loop's thread. */
+	/* stdio: what Ctrl-a x does, on the loop's thread; it does not close the stream.  [NULL:
+	 * nothing] */
 	void (*quit)(void *arg);
 	void *quit_arg;
 };
@@ -70,10 +71,18 @@ struct chr {
 /* Every driver there is; NULL ends it. */
 extern const struct chr_driver *const chr_drivers[];
 
+/* Before the loop runs, or on its thread.  client NULL: input is dropped. */
 NODISCARD int chr_open(struct chr **ret, const struct chr_opts *o, struct err *e);
-/* Writes out what is queued as far as it goes without waiting. */
+/* Writes out what is queued as far as it goes without waiting.  NULL is fine. */
 void chr_close(struct chr *c);
 /* Any thread; returns how many bytes were taken. */
 size_t chr_write(struct chr *c, const uint8_t *p, size_t len);
 /* Loop's thread: the device can take input again. */
 void chr_poll(struct chr *c);
+
+/*
+ * Gives the terminal back as stdio found it; does nothing when it did not change it.  Safe in a
+ * signal handler.  stdio calls it at exit and in handlers of the signals that end the process,
+ * where those were at their default; a program with handlers of its own calls it from there.
+ */
+void chr_stdio_restore(void);

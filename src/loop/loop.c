@@ -355,7 +355,7 @@ int loop_fd_add(struct loop *l, struct loop_fd *f, int fd, unsigned events)
 	f->loop = l;
 	f->fd = fd;
 	f->want = events & (LOOP_IN | LOOP_OUT | LOOP_ERR);
-	f->armed = 0;
+	f->armed = f->fails = 0;
 	list_init(&f->node);
 	f->tag = loop_tag(i, ++l->slot[i].seq);
 	l->nfd++;

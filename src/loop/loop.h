@@ -77,7 +77,7 @@ struct loop_fd {
 	struct loop *loop;
 	int fd;
 	unsigned want;
-	unsigned armed;
+	unsigned armed, fails;
 	struct list node;
 	uint64_t tag;
 };

@@ -26,6 +26,8 @@
 enum {
 	URING_SQ = 256,
 	URING_CQ = 2048,
+	/* Polls that fail in a row before the owner hears of it. */
+	URING_POLL_FAILS = 16,
 };
 
 /* Linux 5.19: completions wait for our next system call instead of interrupting us. */
@@ -202,6 +204,13 @@ static void uring_fd_event(struct loop *l, struct loop_fd *f, int res)
 	if (!f->want)
 		return;
 	list_add_tail(&u->arm, &f->node);
+	/*
+	 * A poll that failed is not an event: signals end polls, and one that was woken for nothing
+	 * may end with EINVAL (seen on terminals, Linux 6.18). Not for ever, though.
+	 */
+	f->fails = res < 0 ? f->fails + 1 : 0;
+	if (res < 0 && res != -EBADF && f->fails < URING_POLL_FAILS)
+		return;
 	if (res < 0 || res & (POLLERR | POLLHUP | POLLNVAL))
 		events |= LOOP_ERR;
 	if (res > 0 && res & POLLIN)

@@ -4,16 +4,14 @@
 #include "base/alloc.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "lib/refuse.h"
 #include "lib/t.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -804,20 +802,6 @@ static void test_io_many(void **state)
 
 /* Where io_uring is refused. */
 
-static void refuse(unsigned nr, unsigned err)
-{
-	struct sock_filter filter[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | err),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog prog = { COUNT_OF(filter), filter };
-
-	assert_int_equal(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-	assert_int_equal(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog), 0);
-}
-
 /* In the child: 0 when a loop on this host works and is of the kind that it must be. */
 static int child_check(enum loop_kind must)
 {
@@ -852,7 +836,7 @@ static void run_refused(const unsigned *nrs, unsigned n, unsigned err, enum loop
 	assert_true(pid >= 0);
 	if (pid == 0) {
 		for (unsigned i = 0; i < n; i++)
-			refuse(nrs[i], err);
+			t_refuse(nrs[i], err);
 		_exit(child_check(must));
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);

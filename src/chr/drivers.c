@@ -1,0 +1,6 @@
+/* The character devices.  To add one: write its file and a line here. */
+#include "chr/chr_int.h"
+
+const struct chr_driver *const chr_drivers[] = {
+	&chr_stdio, &chr_pty, &chr_unix, &chr_file, &chr_none, NULL,
+};
