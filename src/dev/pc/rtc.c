@@ -250,8 +250,10 @@ static void rtc_look(struct rtc *r)
 		*c |= C_PF;
 	r->seen_ticks = ticks;
 	if (!rtc_frozen(r) && now_s > r->seen_s) {
+		unsigned in = rtc_alarm_in(r, r->seen_s + 1);
+
 		*c |= C_UF;
-		if (rtc_alarm_in(r, r->seen_s + 1) < now_s - r->seen_s)
+		if (in < DAY_SECONDS && in < now_s - r->seen_s)
 			*c |= C_AF;
 	}
 	r->seen_s = now_s;

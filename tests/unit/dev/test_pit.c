@@ -293,6 +293,9 @@ static void test_interrupts(void **state)
 	load(0, 11932);
 	unsigned before = rig.q.rises[0];
 	rig_run(NS_PER_SEC, NS_PER_MS);
+	/* 99.998 of them. */
+	assert_int_equal(rig.q.rises[0] - before, 99);
+	rig_run(NS_PER_MS, NS_PER_MS);
 	assert_int_equal(rig.q.rises[0] - before, 100);
 	/* One shot. */
 	control(0, 3, 0, 0);

@@ -159,7 +159,7 @@ static void test_periodic(void **state)
 		rig_run(10000, 10000);
 		if (rig.q.level[8]) {
 			n++;
-			assert_int_equal(rd(0xc), 0xc0);
+			assert_int_equal(rd(0xc) & 0xc0, 0xc0);
 			assert_false(rig.q.level[8]);
 		}
 	}
@@ -199,7 +199,7 @@ static void test_update_interrupt(void **state)
 		rig_run(10 * NS_PER_MS, NS_PER_MS);
 		if (rig.q.level[8]) {
 			n++;
-			assert_int_equal(rd(0xc), 0x90);
+			assert_int_equal(rd(0xc) & 0x90, 0x90);
 			/* On the second. */
 			assert_true(rig_wall % NS_PER_SEC <= 10 * NS_PER_MS);
 		}
@@ -293,7 +293,7 @@ static void test_cmos(void **state)
 	/* 3 GiB below 4 GiB, 5 above, 4 CPUs. */
 	assert_int_equal(rd(0x16) << 8 | rd(0x15), 640);
 	assert_int_equal(rd(0x18) << 8 | rd(0x17), 0xffff);
-	assert_int_equal(rd(0x35) << 8 | rd(0x34), ((3072 - 16) << 20) / 65536);
+	assert_int_equal(rd(0x35) << 8 | rd(0x34), (3072u - 16) * 16);
 	assert_int_equal(rd(0x5d) << 16 | rd(0x5c) << 8 | rd(0x5b), 5 << 14);
 	assert_int_equal(rd(0x5f), 3);
 	wr(0x40, 0x5a);
