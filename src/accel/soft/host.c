@@ -25,6 +25,7 @@
 
 #include "base/alloc.h"
 #include "base/bug.h"
+#include "base/num.h"
 #include "base/thread.h"
 
 #include <cpuid.h>
@@ -141,11 +142,13 @@ static int host_map(struct soft_host *h)
 
 int soft_host_new(struct soft_host **ret, struct err *e)
 {
-	struct soft_host *h = NEW(struct soft_host);
+	/* The bounce buffer takes aligned vector loads. */
+	struct soft_host *h = aligned_alloc(64, align_up(sizeof(*h), 64));
 	int rc;
 
 	if (!h)
 		return err_set(e, ENOMEM, "no memory for a vCPU's code stubs");
+	memset(h, 0, sizeof(*h));
 	h->rw = h->rx = MAP_FAILED;
 	rc = host_map(h);
 	if (rc) {

@@ -65,6 +65,8 @@ static const struct offer {
 	{ 0x80000007, 0, R_EDX, 0, BIT(8) },
 	/* IBPB, and not affected: SSB_NO BTC_NO; WBNOINVD and CLZERO are not there. */
 	{ 0x80000008, 0, R_EBX, 0, BIT(12) | BIT(26) | BIT(29) },
+	/* KVM's: no delays after port I/O, the clock (old and new MSRs) and that it is stable. */
+	{ 0x40000001, 0, R_EAX, 0, BIT(0) | BIT(1) | BIT(3) | BIT(24) },
 	/* LFENCE serializes, null selector clears base, automatic IBRS, SRSO_NO */
 	{ 0x80000021, 0, R_EAX, 0, BIT(2) | BIT(6) | BIT(8) | BIT(29) },
 };
@@ -206,6 +208,7 @@ int soft_cpuid(struct cpuid_table *ret, struct err *e)
 	}
 	if (!cpuid_find(ret, 6, 0))
 		(void)cpuid_set(ret, &(struct cpuid_entry){ .leaf = 6 });
+	(void)cpuid_set(ret, &(struct cpuid_entry){ .leaf = 0x40000001 });
 	offer_xsave(ret);
 	offer_vendor(ret);
 	offer_features(ret, &host);
