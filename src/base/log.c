@@ -5,10 +5,10 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-enum log_level log_level = LOG_WARN;
+enum log_level log_level = LOG_NOTE;
 const char *log_program = "sampan";
 
-static const char *const log_names[] = { "error", "warning", "info", "debug" };
+static const char *const log_names[] = { "error", "warning", "note", "info", "debug" };
 
 PRINTF(3, 0)
 static void log_vline(enum log_level level, const char *dev, const char *fmt, va_list ap)

@@ -1,6 +1,7 @@
 /*
- * Log lines to stderr: error (the operation failed), warn (odd, carried on), info (state changes
- * worth keeping), debug.  A message that a guest can cause goes through log_guest(), which is
+ * Log lines to stderr: error (the operation failed), warn (odd, carried on), note (what a user will
+ * want to know: the engine that was chosen, the name of a pty), info (state changes worth keeping),
+ * debug.  A message that a guest can cause goes through log_guest(), which is
  * limited per device and counted.
  */
 #pragma once
@@ -10,11 +11,12 @@
 enum log_level {
 	LOG_ERROR,
 	LOG_WARN,
+	LOG_NOTE,
 	LOG_INFO,
 	LOG_DEBUG,
 };
 
-/* Lines above this level are dropped.  Default LOG_WARN; set from main(). */
+/* Lines above this level are dropped.  Default LOG_NOTE; set from main(). */
 extern enum log_level log_level;
 /* Prepended to each line, e.g. "sampan-vmm".  Borrowed. */
 extern const char *log_program;
@@ -23,6 +25,7 @@ void log_line(enum log_level level, const char *fmt, ...) PRINTF(2, 3);
 
 #define log_error(...) log_line(LOG_ERROR, __VA_ARGS__)
 #define log_warn(...) log_line(LOG_WARN, __VA_ARGS__)
+#define log_note(...) log_line(LOG_NOTE, __VA_ARGS__)
 #define log_info(...) log_line(LOG_INFO, __VA_ARGS__)
 #define log_debug(...)                                    \
 	do {                                              \

@@ -311,7 +311,7 @@ static const struct opt run_opts[] = {
 	{ "debug-exit", "[PORT]", "isa-debug-exit at PORT [0xf4]: a guest's write of v there ends\n"
 	  "the VM with exit status (v << 1) | 1.", run_debug_exit },
 	{ "split-irqchip", NULL, "kvm: interrupt controllers in user space.", run_split },
-	{ "log", "LEVEL", "error, warning, info or debug. [warning]", run_log },
+	{ "log", "LEVEL", "error, warning, note, info or debug. [note]", run_log },
 	{ "print-spec", NULL, "Print the spec that the options stand for, and do not run it.",
 	  run_print },
 	{ "help", NULL, "Show this text.", run_help },
@@ -371,7 +371,7 @@ static int run_exec(const struct run *r, const char *text, struct err *e)
 {
 	char vmm[PATH_MAX + 64], name[] = "sampan-vmm", opt_fd[] = "--spec-fd", fd_text[16];
 	char opt_log[] = "--log";
-	AUTO_FREE char *log = xstrdup(r->log ? r->log : "warning");
+	AUTO_FREE char *log = xstrdup(r->log ? r->log : "note");
 	char *const argv[] = { name, opt_fd, fd_text, opt_log, log, NULL };
 	int rc = run_find_vmm(vmm, sizeof(vmm), e);
 
