@@ -8,8 +8,8 @@
  * Bytes.  The code below reads ahead without looking whether a byte is there, at most READ_AHEAD
  * bytes; when the caller has fewer, it reads a copy with zeros behind.  Whatever it then concludes
  * counts only if it depends on bytes that are there: verdict() says so.  An instruction is refused
- * (#UD) only after all of its bytes were seen, so a page fault on its tail comes first; an
- * undefined opcode has no tail.
+ * (#UD) only after all of its bytes were seen, so a page fault on its tail comes first, and so does
+ * the 15-byte limit; of an undefined opcode that is as far as its map tells.
  *
  * Where CPUs differ: branches.  In 64-bit code a 66 prefix makes near branches 16 bits wide on AMD
  * and is ignored on Intel; REX.W widens far pointers in memory to 16:64 on Intel and is ignored on
@@ -147,7 +147,7 @@ static ALWAYS_INLINE uint16_t get_u16(const uint8_t *p)
 }
 
 /* One prefix that is neither REX nor an escape. */
-static void dec_prefix(struct dec *d, unsigned kind, uint8_t b)
+static ALWAYS_INLINE void dec_prefix(struct dec *d, unsigned kind, uint8_t b)
 {
 	switch (kind) {
 	case PFX_SEG:
@@ -177,7 +177,7 @@ static void dec_prefix(struct dec *d, unsigned kind, uint8_t b)
  * VEX (SDM 2 2.3.5): false when the bytes are LES or LDS.  With a prefix that VEX does not go with,
  * or in an unknown map, d->map is INSN_MAPS.
  */
-static bool dec_vex(struct dec *d, bool three)
+static ALWAYS_INLINE bool dec_vex(struct dec *d, bool three)
 {
 	unsigned b1 = d->p[d->pos], b2;
 	bool bad = d->flags & (INSN_66 | INSN_REP | INSN_REPNE | INSN_LOCK | INSN_REX);
@@ -245,7 +245,7 @@ static ALWAYS_INLINE uint8_t dec_opcode(struct dec *d)
 }
 
 /* Memory operand with 16-bit addresses (SDM 2 table 2-1). */
-static void dec_mem16(struct dec *d, struct insn *i)
+static ALWAYS_INLINE void dec_mem16(struct dec *d, struct insn *i)
 {
 	static const uint8_t base[8] = { X86_RBX, X86_RBX, X86_RBP, X86_RBP,
 					 X86_RSI, X86_RDI, X86_RBP, X86_RBX };
@@ -291,11 +291,12 @@ static ALWAYS_INLINE void dec_mem(struct dec *d, struct insn *i)
 	}
 	if (i->base == X86_RSP || i->base == X86_RBP)
 		i->seg = X86_SS;
-	if (mod == 1)
-		i->disp = (int8_t)d->p[d->pos++];
-	if (mod == 2) {
-		i->disp = get_s(d->p + d->pos, 4);
-		d->pos += 4;
+	if (mod) {
+		unsigned unused_bits = mod == 1 ? 24 : 0;
+
+		i->disp = (int32_t)((uint32_t)get_s(d->p + d->pos, 4) << unused_bits) >>
+			  unused_bits;
+		d->pos += mod == 1 ? 1 : 4;
 	}
 }
 
@@ -331,7 +332,7 @@ static ALWAYS_INLINE unsigned dec_form(const struct dec *d, const struct insn *i
 	return next;
 }
 
-static void dec_imm_rare(struct dec *d, struct insn *i, unsigned kind)
+static ALWAYS_INLINE void dec_imm_rare(struct dec *d, struct insn *i, unsigned kind)
 {
 	const uint8_t *p = d->p + d->pos;
 	unsigned bytes = i->opsize == 2 ? 2 : 4;
@@ -360,38 +361,31 @@ static void dec_imm_rare(struct dec *d, struct insn *i, unsigned kind)
 	}
 }
 
+/* Bytes of the plain kinds by log2 of the operand size. */
+static const uint8_t imm_bytes[DIMM_V + 1][6] = {
+	[DIMM_U8] = { 1, 1, 1, 1, 1, 1 },  [DIMM_S8] = { 1, 1, 1, 1, 1, 1 },
+	[DIMM_U16] = { 2, 2, 2, 2, 2, 2 }, [DIMM_Z] = { 1, 2, 4, 4, 4, 4 },
+	[DIMM_V] = { 1, 2, 4, 8, 8, 8 },
+};
+
+/* Without a branch for each width: which one it is cannot be foreseen. */
 static ALWAYS_INLINE void dec_imm(struct dec *d, struct insn *i, unsigned kind)
 {
-	const uint8_t *p = d->p + d->pos;
-	unsigned bytes = i->opsize == 8 ? 4 : i->opsize;
+	unsigned bytes, unused_bits;
+	uint64_t v;
 
-	switch (kind) {
-	case DIMM_NONE:
-		break;
-	case DIMM_U8:
-		i->imm = p[0];
-		d->pos++;
-		break;
-	case DIMM_S8:
-		i->imm = (uint64_t)(int8_t)p[0];
-		d->pos++;
-		break;
-	case DIMM_U16:
-		i->imm = get_u16(p);
-		d->pos += 2;
-		break;
-	case DIMM_Z:
-		i->imm = (uint64_t)get_s(p, bytes);
-		d->pos += bytes;
-		break;
-	case DIMM_V:
-		i->imm = (uint64_t)get_s(p, i->opsize);
-		d->pos += i->opsize;
-		break;
-	default:
+	if (kind == DIMM_NONE)
+		return;
+	if (unlikely(kind > DIMM_V)) {
 		dec_imm_rare(d, i, kind);
-		break;
+		return;
 	}
+	bytes = imm_bytes[kind][__builtin_ctz(i->opsize)];
+	unused_bits = 64 - 8 * bytes;
+	v = (uint64_t)get_s(d->p + d->pos, 8) << unused_bits;
+	i->imm = kind == DIMM_U8 || kind == DIMM_U16 ? v >> unused_bits :
+						       (uint64_t)((int64_t)v >> unused_bits);
+	d->pos += bytes;
 }
 
 /* AH, CH, DH, BH: byte registers 4-7 without REX. */
@@ -421,7 +415,7 @@ static ALWAYS_INLINE void dec_regs(struct dec *d, struct insn *i, unsigned f)
 }
 
 /* Vector-indexed memory: there must be a SIB byte, and index 4 is a register like any other. */
-static bool dec_vsib(struct dec *d, struct insn *i, unsigned f)
+static ALWAYS_INLINE bool dec_vsib(struct dec *d, struct insn *i, unsigned f)
 {
 	if (d->adsize == 2 || (i->modrm & 7) != 4)
 		return false;
@@ -461,7 +455,7 @@ static ALWAYS_INLINE uint8_t dec_opsize(const struct dec *d, unsigned rule)
 	return osz_bytes[on][p66 | (d->rex & 8) >> 2 | d->vexl << 2];
 }
 
-static void insn_clear(struct insn *i)
+static ALWAYS_INLINE void insn_clear(struct insn *i)
 {
 	i->imm = 0;
 	i->disp = 0;
@@ -485,6 +479,12 @@ static ALWAYS_INLINE int verdict(unsigned len, unsigned avail, int err)
 	return avail >= INSN_MAX ? -E2BIG : -ENODATA;
 }
 
+/* CPUs take undefined opcodes of these maps to have an immediate byte, like all others of theirs. */
+static unsigned undefined_imm(unsigned map)
+{
+	return map == MAP_0F3A || map == MAP_VEX + 2;
+}
+
 static ALWAYS_INLINE int dec_insn(struct dec *d, unsigned avail, struct insn *i)
 {
 	const struct insn_root *root;
@@ -499,8 +499,8 @@ static ALWAYS_INLINE int dec_insn(struct dec *d, unsigned avail, struct insn *i)
 	if (root->modrm)
 		dec_modrm(d, i, root->modrm == 2);
 	i->form = (uint16_t)dec_form(d, i, root);
-	if (!i->form)
-		return verdict(d->pos, avail, -EILSEQ);
+	if (unlikely(!i->form))
+		return verdict(d->pos + undefined_imm(d->map), avail, -EILSEQ);
 	dec = &insn_dec[i->form];
 	i->opsize = dec_opsize(d, dec->osz);
 	dec_imm(d, i, dec->imm);
@@ -520,9 +520,9 @@ static ALWAYS_INLINE int dec_insn(struct dec *d, unsigned avail, struct insn *i)
 	return verdict(d->pos, avail, ok ? 0 : -EILSEQ);
 }
 
-int soft_decode(const uint8_t *p, unsigned avail, unsigned code_size, struct insn *ret)
+static ALWAYS_INLINE int dec_at(const uint8_t *p, unsigned avail, unsigned code_size,
+				struct insn *ret)
 {
-	uint8_t copy[READ_AHEAD + INSN_MAX] = { 0 };
 	struct dec d = {
 		.p = p,
 		.size_ix = code_size >> 5,
@@ -531,9 +531,21 @@ int soft_decode(const uint8_t *p, unsigned avail, unsigned code_size, struct ins
 		.adsize = (uint8_t)(code_size / 8),
 	};
 
-	if (avail < READ_AHEAD) {
-		memcpy(copy, p, avail < INSN_MAX ? avail : INSN_MAX);
-		d.p = copy;
-	}
 	return dec_insn(&d, avail, ret);
+}
+
+/* Near the end of what can be read. */
+static NOINLINE int dec_copy(const uint8_t *p, unsigned avail, unsigned code_size, struct insn *ret)
+{
+	uint8_t copy[READ_AHEAD] = { 0 };
+
+	memcpy(copy, p, avail < INSN_MAX ? avail : INSN_MAX);
+	return dec_at(copy, avail, code_size, ret);
+}
+
+int soft_decode(const uint8_t *p, unsigned avail, unsigned code_size, struct insn *ret)
+{
+	if (unlikely(avail < READ_AHEAD))
+		return dec_copy(p, avail, code_size, ret);
+	return dec_at(p, avail, code_size, ret);
 }

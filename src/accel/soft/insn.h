@@ -216,3 +216,38 @@ struct insn_form {
 extern const struct insn_form insn_forms[INSN_FORMS];
 /* Names of mnemonics by enum insn_sop. */
 extern const char *const insn_sop_names[SOPS];
+
+/*
+ * Bytes of an operand of width `size` (enum insn_size) of an instruction with this opsize; 0 for
+ * addresses alone, and for XSAVE areas, whose size is for XCR0 and the masks to say.
+ */
+static inline unsigned insn_size_bytes(unsigned size, unsigned opsize, unsigned code_size)
+{
+	switch (size) {
+	case INSZ_OP:
+		return opsize;
+	case INSZ_HALF:
+		return opsize / 2;
+	case INSZ_QUARTER:
+		return opsize / 4;
+	case INSZ_EIGHTH:
+		return opsize / 8;
+	case INSZ_PAIR:
+		return opsize * 2;
+	case INSZ_FAR:
+		return opsize + 2;
+	case INSZ_TABLE:
+		return code_size == 64 ? 10 : 6;
+	case INSZ_FPENV:
+		return opsize == 2 ? 14 : 28;
+	case INSZ_FPSTATE:
+		return opsize == 2 ? 94 : 108;
+	case INSZ_FX:
+		return 512;
+	case INSZ_XSAVE:
+	case INSZ_NONE:
+		return 0;
+	default:
+		return size;
+	}
+}
