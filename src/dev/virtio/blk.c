@@ -184,8 +184,8 @@ static bool vblk_pauses(const struct vblk_req *r, int rc)
 
 static void vblk_stall(struct vblk_req *r, int rc)
 {
-	unsigned what = (r->r.op == BLK_READ ? 0 : BOARD_IO_WRITE) |
-			(rc == -ENOSPC ? BOARD_IO_NOSPACE : 0);
+	unsigned what =
+		(r->r.op == BLK_READ ? 0 : BOARD_IO_WRITE) | (rc == -ENOSPC ? BOARD_IO_NOSPACE : 0);
 	struct vblk *d = r->d;
 
 	BUG_ON(d->nstalled >= REQS);
@@ -195,8 +195,7 @@ static void vblk_stall(struct vblk_req *r, int rc)
 		.report = r->r.op == BLK_FLUSH || (r->r.flags & BLK_REQ_FUA),
 	};
 	vblk_put(r);
-	d->v.board->request(d->v.board, BOARD_IO_ERROR,
-			    (d->v.dev.instance & BOARD_IO_DISK) | what);
+	d->v.board->request(d->v.board, BOARD_IO_ERROR, (d->v.dev.instance & BOARD_IO_DISK) | what);
 }
 
 static void vblk_done(struct blk_req *br, int rc)
@@ -359,7 +358,7 @@ static void vblk_kick(struct virtio_dev *v, struct virtq *q)
 		}
 		vblk_handle(r);
 	}
-	if (virtq_notify_on(q))
+	if (virtq_notify_on(q, 0))
 		virtio_rekick(q);
 }
 

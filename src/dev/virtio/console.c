@@ -79,8 +79,9 @@ struct vport {
 	char name[EV_MAX_LEN - EV_LEN];
 	/* The backend waits for writable. */
 	bool tx_blocked;
-	/* Saved: the guest has it open (MULTIPORT), what to tell, bytes of the first chain sent. */
-	uint8_t open, say;
+	/* Saved: the driver knows it, has it open (MULTIPORT); what to tell; bytes of the first
+	 * chain that are sent. */
+	uint8_t ready, open, say;
 	uint64_t tx_done;
 };
 
@@ -150,7 +151,7 @@ static size_t vport_input(struct chr_client *cl, const uint8_t *data, size_t len
 	/* Twice: buffers may come between the last look and asking for a bell. */
 	for (int round = 0; round < 2 && done < len; round++) {
 		done += vport_fill(p, data + done, len - done);
-		if (done < len && !virtq_notify_on(q))
+		if (done < len && !virtq_notify_on(q, 0))
 			break;
 	}
 	virtio_look(q);
@@ -197,7 +198,7 @@ static void vport_drain(struct vport *p)
 	}
 	if (sent)
 		virtio_interrupt_soon(q);
-	if (!p->tx_blocked && virtq_notify_on(q))
+	if (!p->tx_blocked && virtq_notify_on(q, 0))
 		virtio_rekick(q);
 }
 
@@ -248,7 +249,8 @@ static void vcon_talk(struct vcon *d)
 		while (p->say) {
 			unsigned bit = (unsigned)__builtin_ctz(p->say);
 
-			if (virtq_pop(q, &c) <= 0 && (!virtq_notify_on(q) || virtq_pop(q, &c) <= 0))
+			if (virtq_pop(q, &c) <= 0 &&
+			    (!virtq_notify_on(q, 0) || virtq_pop(q, &c) <= 0))
 				return;
 			size_t len = vport_message(p, bit, b);
 			/* A message is cut by a buffer that is too small; drivers use a page. */
@@ -274,6 +276,7 @@ static void vcon_hear(struct vcon *d, const uint8_t *b)
 		return;
 	struct vport *p = &d->port[id];
 	if (event == EV_PORT_READY && value) {
+		p->ready = 1;
 		p->say |= SAY_OPEN;
 		if (!id)
 			p->say |= SAY_CONSOLE | SAY_RESIZE;
@@ -303,7 +306,7 @@ static void vcon_listen(struct vcon *d, struct virtq *q)
 		virtio_interrupt_soon(q);
 	vcon_talk(d);
 	virtio_look(&d->v.vq[Q_CTRL_RX]);
-	if (virtq_notify_on(q))
+	if (virtq_notify_on(q, 0))
 		virtio_rekick(q);
 }
 
@@ -316,7 +319,7 @@ static void vcon_kick(struct virtio_dev *v, struct virtq *q)
 		return;
 	}
 	if (vcon_multiport(d) && q->index == Q_CTRL_RX) {
-		if (__atomic_exchange_n(&d->resized, 0, __ATOMIC_ACQ_REL))
+		if (__atomic_exchange_n(&d->resized, 0, __ATOMIC_ACQ_REL) && d->port[0].ready)
 			d->port[0].say |= SAY_RESIZE;
 		vcon_talk(d);
 		return;
@@ -392,7 +395,7 @@ static void vcon_reset(struct virtio_dev *v)
 	for (unsigned i = 0; i < d->nports; i++) {
 		struct vport *p = &d->port[i];
 
-		p->open = p->say = 0;
+		p->ready = p->open = p->say = 0;
 		p->tx_done = 0;
 		p->tx_blocked = false;
 	}
@@ -427,13 +430,14 @@ static int vcon_check(const void *obj, struct err *e)
 	const struct vcon *d = obj;
 
 	for (unsigned i = 0; i < VIRTIO_CONSOLE_PORTS; i++)
-		if (d->port[i].open > 1 || (d->port[i].say & ~SAY_ALL) ||
+		if (d->port[i].ready > 1 || d->port[i].open > 1 || (d->port[i].say & ~SAY_ALL) ||
 		    (i >= d->nports && (d->port[i].open || d->port[i].say)))
 			return err_set(e, EPROTO, "port %u, which this device does not have", i);
 	return virtio_check(&d->v, e);
 }
 
 static const struct state_field vport_fields[] = {
+	STATE_FIELD(struct vport, ready, 1),
 	STATE_FIELD(struct vport, open, 1),
 	STATE_FIELD(struct vport, say, 1),
 	STATE_FIELD(struct vport, tx_done, 1),

@@ -286,8 +286,9 @@ static bool vnet_wants(struct vnet *n, const uint8_t *eth, size_t len)
 	return vnet_wants_mac(n, eth);
 }
 
-/* The waiting frame into buffers: 1 it is gone (or was dropped), 0 there are too few of them. */
-static int vnet_deliver(struct vnet *n, struct virtq *q)
+/* The waiting frame into buffers: true, it is gone (or was dropped); false, *ret_seen are too few.
+ */
+static bool vnet_deliver(struct vnet *n, struct virtq *q, unsigned *ret_seen)
 {
 	struct virtq_chain first = { .seg = n->first_seg, .cap = SEGS };
 	struct virtq_chain more = { .seg = n->seg, .cap = SEGS };
@@ -302,19 +303,20 @@ static int vnet_deliver(struct vnet *n, struct virtq *q)
 			 */
 			virtq_unpop(q, used);
 			n->net->stats.dropped++;
-			return 1;
+			return true;
 		}
+		*ret_seen = used;
 		if (virtq_pop(q, c) <= 0) {
 			virtq_unpop(q, used);
 			/* Larger than all the buffers that there can be: waiting would not end. */
-			if (virtq_waiting(q) < q->size)
-				return 0;
+			if (used < q->size)
+				return false;
 			n->net->stats.dropped++;
-			return 1;
+			return true;
 		}
 		if (!used && c->in_bytes < NET_HDR_LEN) {
 			virtq_fail(q, "receive buffer smaller than a header");
-			return 0;
+			return false;
 		}
 		size_t part = virtq_copy_in(q, c, 0, n->frame + done, n->frame_len - done);
 		virtq_fill(q, used++, c->head, (uint32_t)part);
@@ -322,7 +324,7 @@ static int vnet_deliver(struct vnet *n, struct virtq *q)
 		/* A chain that only we can read holds nothing and would never end this. */
 		if (!part) {
 			virtq_fail(q, "receive buffer that cannot be written");
-			return 0;
+			return false;
 		}
 	}
 	uint8_t num[2];
@@ -330,7 +332,7 @@ static int vnet_deliver(struct vnet *n, struct virtq *q)
 	virtq_copy_in(q, &first, HDR_NUM_BUFFERS, num, sizeof(num));
 	virtq_flush(q, used);
 	virtio_interrupt_soon(q);
-	return 1;
+	return true;
 }
 
 /* The next frame that the guest wants to see; false: none now. */
@@ -358,18 +360,19 @@ static void vnet_rx_block(struct vnet *n, bool block)
 static void vnet_rx(struct vnet *n)
 {
 	struct virtq *q = &n->v.vq[Q_RX];
+	unsigned seen = 0;
 
 	for (unsigned i = 0; i < RX_BUDGET; i++) {
 		if (!n->frame_len && !vnet_next(n))
 			return;
 		if (!n->frame_len)
 			continue;
-		if (vnet_deliver(n, q) > 0) {
+		if (vnet_deliver(n, q, &seen)) {
 			n->frame_len = 0;
 			continue;
 		}
-		/* No buffers: wait for a kick, unless one came while we said so. */
-		if (!virtq_notify_on(q)) {
+		/* Too few buffers: wait for a kick, unless one came while we said so. */
+		if (!virtq_notify_on(q, seen)) {
 			vnet_rx_block(n, true);
 			return;
 		}
@@ -448,7 +451,7 @@ static void vnet_tx(struct vnet *n)
 	}
 	if (sent)
 		virtio_interrupt_soon(q);
-	if (!n->tx_blocked && virtq_notify_on(q))
+	if (!n->tx_blocked && virtq_notify_on(q, 0))
 		virtio_rekick(q);
 }
 
@@ -563,7 +566,7 @@ static void vnet_ctrl(struct vnet *n, struct virtq *q)
 		virtq_push(q, c.head, (uint32_t)virtq_copy_in(q, &c, 0, &ack, 1));
 		virtio_interrupt_soon(q);
 	}
-	if (virtq_notify_on(q))
+	if (virtq_notify_on(q, 0))
 		virtio_rekick(q);
 }
 

@@ -301,17 +301,19 @@ void virtq_notify_off(struct virtq *q)
 		virtq_put_used16(q, USED_FLAGS, USED_NO_NOTIFY);
 }
 
-bool virtq_notify_on(struct virtq *q)
+bool virtq_notify_on(struct virtq *q, unsigned seen)
 {
+	uint16_t at = (uint16_t)(q->avail_at + seen);
+
 	if (!virtq_running(q))
 		return false;
 	if (q->event_idx)
-		virtq_put_used16(q, USED_RING + USED_ELEM * q->size, q->avail_at);
+		virtq_put_used16(q, USED_RING + USED_ELEM * q->size, at);
 	else
 		virtq_put_used16(q, USED_FLAGS, 0);
 	/* Our wish before the last look at the index; the driver does the reverse. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	return virtq_avail_idx(q) != q->avail_at;
+	return virtq_avail_idx(q) != at;
 }
 
 /* Walking the bytes [off, off+len) of one side of a chain, in pieces that lie inside one segment.

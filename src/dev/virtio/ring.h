@@ -64,8 +64,9 @@ void virtq_interrupt(struct virtq *q);
 
 /* Ask the driver not to ring. */
 void virtq_notify_off(struct virtq *q);
-/* Ask it to ring for the next chain; true when one came meanwhile, so look again. */
-NODISCARD bool virtq_notify_on(struct virtq *q);
+/* Ask it to ring for the chain behind the next `seen` (0: for the next); true when it is there
+ * already, so look again. */
+NODISCARD bool virtq_notify_on(struct virtq *q, unsigned seen);
 
 /* Bytes in the device-writable part of c were changed: [off, off+len) of it. */
 void virtq_wrote(struct virtq *q, const struct virtq_chain *c, uint64_t off, uint64_t len);

@@ -57,7 +57,7 @@ static void rng_kick(struct virtio_dev *v, struct virtq *q)
 		virtq_push(q, c.head, rng_fill(q, &c));
 	}
 	virtq_interrupt(q);
-	if (virtq_notify_on(q))
+	if (virtq_notify_on(q, 0))
 		virtio_rekick(q);
 }
 

@@ -333,7 +333,7 @@ static void test_hostile(void **state)
 		/* It stays bad, and the device's other calls are harmless. */
 		assert_int_equal(virtq_pop(&f.q, &f.c), -EPROTO);
 		assert_int_equal(virtq_waiting(&f.q), 0);
-		assert_false(virtq_notify_on(&f.q));
+		assert_false(virtq_notify_on(&f.q, 0));
 		fix_fini(&f);
 	}
 }
@@ -461,7 +461,7 @@ static void test_dirty(void **state)
 	virtq_push(&f.q, f.c.head, 0x20);
 	assert_int_equal(gmem_dirty_take(&f.m, 0, bits), 1);
 	assert_true(bits[f.drv.used / 4096 / 64] >> (f.drv.used / 4096 % 64) & 1);
-	assert_false(virtq_notify_on(&f.q));
+	assert_false(virtq_notify_on(&f.q, 0));
 	assert_int_equal(gmem_dirty_take(&f.m, 0, bits), 1);
 	fix_fini(&f);
 }

@@ -226,7 +226,8 @@ static int ctrl(struct fix *f, unsigned class, unsigned cmd, const void *p, uint
 
 	c[0] = (uint8_t) class;
 	c[1] = (uint8_t)cmd;
-	memcpy(c + 2, p, len);
+	if (len)
+		memcpy(c + 2, p, len);
 	c[0x8000] = 0xee;
 	assert_true((len ? vring_add(&f->d.q[CTRL], b, 3, false)
 			 : vring_add(&f->d.q[CTRL], none, 2, false)) >= 0);
