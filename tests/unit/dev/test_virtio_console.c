@@ -34,7 +34,8 @@ struct fake_chr {
 
 static void fake_flush(struct loop_post *p)
 {
-	struct fake_chr *f = container_of(container_of(p, struct chr, flush), struct fake_chr, c);
+	struct chr *c = container_of(p, struct chr, flush);
+	struct fake_chr *f = container_of(c, struct fake_chr, c);
 
 	if (f->stuck)
 		return;
