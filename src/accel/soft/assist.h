@@ -5,14 +5,14 @@
  *
  * One struct soft_assist for each vCPU, used on its thread only.  It has a struct scpu without run
  * loop, timers or local APIC, and it keeps nothing between two calls: no translations and no
- *decoded instructions, because the guest runs elsewhere in between and changes both.
+ * decoded instructions, because the guest runs elsewhere in between and changes both.
  *
  * What it may execute.  The first instruction whatever it is (else -EOPNOTSUPP, nothing changed).
  * After it, up to `max` in all, so that a loop of vector instructions costs one exit and not one
- *for each, as long as the next one
+ * for each, as long as the next one
  *	- needs no part of the state that `have` does not name;
  *	- stays at CPL 0, and is not one that belongs to the other engine: MSRs, CPUID, TSC, port
- *I/O, HLT, control and debug registers, TLB flushes, IRET and SYSRET;
+ *	  I/O, HLT, control and debug registers, TLB flushes, IRET and SYSRET;
  *	- and either writes no memory, or is a vector or x87 form.  The reason: with shadow paging
  *	  KVM must see each store to a page table, and stores made here it does not see.
  * Exceptions (and INT n, INT3, INTO, INT1) are delivered here through the guest's IDT; a triple

@@ -1,18 +1,18 @@
 /*
  * Decoded code: blocks, how they are found, and how a store to code is noticed.
  *
- * A block is a run of decoded instructions inside one page, found by physical address and code size,
- * so address spaces that share code share blocks.  Each vCPU has its own (an arena that is dropped
- * as a whole when it is full).  Three look-ups, fastest first: the successor that the last block
- * remembers (same page only, so the same translation holds); the jump cache by linear address, which
- * also asks that the code page's translation is still the same; the page's buckets.
+ * A block is a run of decoded instructions inside one page, found by physical address and code
+ * size, so address spaces that share code share blocks.  Each vCPU has its own (an arena that is
+ * dropped as a whole when it is full).  Three look-ups, fastest first: the successor that the last
+ * block remembers (same page only, so the same translation holds); the jump cache by linear
+ * address, which also asks that the code page's translation is still the same; the page's buckets.
  *
  * Self-modifying code (SDM 3A 11.6, 8.1.3).  spage.lines says which 64-byte lines of a page some
- * vCPU decoded.  While it is not 0 no vCPU has a write translation of the page, so every store to it
- * comes to code_stored(), which drops this vCPU's blocks that it hits at once (the running one
+ * vCPU decoded.  While it is not 0 no vCPU has a write translation of the page, so every store to
+ * it comes to code_stored(), which drops this vCPU's blocks that it hits at once (the running one
  * ends after the storing instruction) and posts the line to the others, who look at it before
- * their next block: before any serializing instruction of theirs is over.  The order is what makes it
- * right: a decoder marks the line, takes away write translations (sync_unwrite), then reads the
+ * their next block: before any serializing instruction of theirs is over.  The order is what makes
+ * it right: a decoder marks the line, takes away write translations (sync_unwrite), then reads the
  * bytes; a store writes, then looks at the marks.  One of the two sees the other.
  *
  * A page that is stored to often is given back: its blocks are dropped, its marks removed, and
@@ -79,8 +79,8 @@ struct cjump {
 struct soft_code {
 	/* The block that runs or ran last. */
 	struct sblock *last;
-	/* The same when its remembered successors may be used: CS is flat from 0, and neither mode nor
-	 * translations changed in it. */
+	/* The same when its remembered successors may be used: CS is flat from 0, and neither mode
+	 * nor translations changed in it. */
 	struct sblock *chain;
 	uint64_t chain_mask;
 	struct cjump jc[CODE_JC];
@@ -233,7 +233,8 @@ static bool code_kill(struct scpu *c, uint64_t index, unsigned from, unsigned to
 	if (!p)
 		return false;
 	/* A block is shorter than SOFT_BLOCK_MAX * 15 bytes. */
-	unsigned reach = SOFT_BLOCK_MAX * CODE_MAX_LEN, first = from > reach ? (from - reach) / 64 : 0;
+	unsigned reach = SOFT_BLOCK_MAX * CODE_MAX_LEN,
+		 first = from > reach ? (from - reach) / 64 : 0;
 	for (unsigned n = first; n <= (to - 1) / 64; n++) {
 		for (struct sblock **at = &p->bucket[n]; *at;) {
 			struct sblock *b = *at;
@@ -389,8 +390,8 @@ static void code_bytes(uint8_t buf[16], const uint8_t *p, unsigned avail)
 }
 
 /*
- * Decode one instruction into *i; returns its length, 0 for one that raises (len 0, ends the block),
- * or -ENODATA.
+ * Decode one instruction into *i; returns its length, 0 for one that raises (len 0, ends the
+ * block), or -ENODATA.
  */
 static int code_decode(struct scpu *c, struct insn *i, const uint8_t *bytes, unsigned avail,
 		       unsigned off)

@@ -1,10 +1,10 @@
 /*
  * Exceptions and interrupts into the guest (SDM 3A chapter 6), flags as a whole, debug traps.
  *
- * soft_raise() is called where the fault is found.  It records the event and jumps to the run loop's
- * setjmp, and the loop calls exc_deliver().  A fault during delivery takes the same way; the loop
- * then finds soft_run.delivering set and combines the two (table 6-5): the second alone, a double
- * fault, or, after that, shutdown.
+ * soft_raise() is called where the fault is found.  It records the event and jumps to the run
+ * loop's setjmp, and the loop calls exc_deliver().  A fault during delivery takes the same way; the
+ * loop then finds soft_run.delivering set and combines the two (table 6-5): the second alone, a
+ * double fault, or, after that, shutdown.
  *
  * The EXT bit of error codes says that the event being delivered came from outside the program: an
  * interrupt or an earlier exception, not INT n (SDM 3A 6.13).
@@ -21,8 +21,8 @@
 /* Vectors that push an error code. */
 static bool exc_has_err(unsigned vector)
 {
-	const uint32_t with = BIT(X86_EXC_DF) | BIT(X86_EXC_TS) | BIT(X86_EXC_NP) | BIT(X86_EXC_SS) |
-			      BIT(X86_EXC_GP) | BIT(X86_EXC_PF) | BIT(X86_EXC_AC);
+	const uint32_t with = BIT(X86_EXC_DF) | BIT(X86_EXC_TS) | BIT(X86_EXC_NP) |
+			      BIT(X86_EXC_SS) | BIT(X86_EXC_GP) | BIT(X86_EXC_PF) | BIT(X86_EXC_AC);
 
 	return vector < 32 && with >> vector & 1;
 }
@@ -218,8 +218,8 @@ static void delivery_enter(struct scpu *c, const struct delivery *d, const struc
 	c->seg[X86_CS] = *cs;
 	if (ss) {
 		c->seg[X86_SS] = *ss;
-		c->seg[X86_SS].attr = (c->seg[X86_SS].attr & ~(3u << SEG_DPL_SHIFT)) |
-				      d->cpl << SEG_DPL_SHIFT;
+		c->seg[X86_SS].attr =
+			(c->seg[X86_SS].attr & ~(3u << SEG_DPL_SHIFT)) | d->cpl << SEG_DPL_SHIFT;
 	}
 	stack_commit(c, st);
 	soft_rflags_merge(c, 0, clear);
@@ -419,7 +419,8 @@ bool exc_deliver(struct scpu *c)
 	r->delivering = vector;
 	c->ev.exc_pending = 0;
 	/* Error codes are pushed in protected mode only. */
-	soft_interrupt(c, (unsigned)vector, SOFT_INT_EXC, exc_has_err((unsigned)vector), err, c->rip);
+	soft_interrupt(c, (unsigned)vector, SOFT_INT_EXC, exc_has_err((unsigned)vector), err,
+		       c->rip);
 	r->delivering = -1;
 	return true;
 }

@@ -13,8 +13,9 @@
  * What is not RAM never enters L1: the local APIC's page, MMIO, stores to ROM.  A store to a page
  * that holds decoded code does not either (code.c).
  *
- * A fault found by a cached translation is walked for again first, as the guest may have widened the
- * rights without a flush (SDM 3A 4.10.4.3), and so the fault's error code is always that of the tables.
+ * A fault found by a cached translation is walked for again first, as the guest may have widened
+ * the rights without a flush (SDM 3A 4.10.4.3); so the fault's error code is always that of the
+ * tables.
  *
  * Left out on purpose: 5-level paging, protection keys, MTRR and PAT memory types, A20.
  */
@@ -148,7 +149,7 @@ static void side_flush(struct sside *s, unsigned g)
 	for (unsigned k = 0; k < s->n[g]; k++) {
 		unsigned slot = s->list[g][k];
 
-		s->fl[slot] &= (uint8_t)~(SSLOT_IN0 << g);
+		s->fl[slot] &= (uint8_t) ~(SSLOT_IN0 << g);
 		if (!(s->fl[slot] & SX_G) == !g)
 			s->t[slot].tag = stlb_empty(slot);
 	}
@@ -283,8 +284,8 @@ static void l2_fill(struct soft_mmu *m, uint64_t lin, const struct sxlate *x)
 	uint32_t asid = x->fl & SX_G ? m->asid_global : m->asid;
 
 	if (x->fl & (SX_LARGE | SX_HUGE)) {
-		m->large[l2_large_slot(lin)] = (struct sl2){ l2_tag(lin, 21, asid),
-							     (x->pa & ~0x1fffffull) | x->fl };
+		m->large[l2_large_slot(lin)] =
+			(struct sl2){ l2_tag(lin, 21, asid), (x->pa & ~0x1fffffull) | x->fl };
 		return;
 	}
 	unsigned at = l2_set(lin), way = SL2_WAYS;
@@ -441,8 +442,8 @@ struct smap *mmu_map(struct scpu *c, uint64_t pa)
 
 static bool mmu_is_apic(const struct scpu *c, uint64_t pa)
 {
-	return (pa & ~PAGE_MASK_) == (c->lapic.base & ADDR_MASK) && c->lapic.base & X86_APIC_BASE_EN &&
-	       !(c->lapic.base & X86_APIC_BASE_X2);
+	return (pa & ~PAGE_MASK_) == (c->lapic.base & ADDR_MASK) &&
+	       c->lapic.base & X86_APIC_BASE_EN && !(c->lapic.base & X86_APIC_BASE_X2);
 }
 
 static uint64_t mmio_ld(struct scpu *c, uint64_t pa, unsigned size)
@@ -697,8 +698,8 @@ static uint32_t mmu_error(const struct scpu *c, unsigned acc, uint32_t why)
 		err |= X86_PF_U;
 	if (acc & SACC_W)
 		err |= X86_PF_W;
-	if (acc & SACC_X && (c->cr4 & X86_CR4_SMEP ||
-			     (c->cr4 & X86_CR4_PAE && c->efer & X86_EFER_NXE)))
+	if (acc & SACC_X &&
+	    (c->cr4 & X86_CR4_SMEP || (c->cr4 & X86_CR4_PAE && c->efer & X86_EFER_NXE)))
 		err |= X86_PF_I;
 	return err;
 }
@@ -925,7 +926,7 @@ static bool mmu_fill_w(struct scpu *c, uint64_t lin, unsigned acc, const struct 
 	if (!map || map->readonly || mmu_is_apic(c, x->pa))
 		return false;
 	uint64_t index = map->first + ((x->pa - map->gpa) >> 12);
-	/* This store and the load that follows against those of sync_unwrite(): one sees the other. */
+	/* This store and the next load against those of sync_unwrite(): one sees the other. */
 	if (!bitmap_test_atomic(m->wmap, index))
 		bitmap_set_atomic(m->wmap, index);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);

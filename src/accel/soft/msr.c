@@ -1,12 +1,12 @@
 /*
- * Model-specific registers (SDM 4; APM 2 appendix A), and KVM's paravirtual clock (Documentation/virt/
- * kvm/x86/msr.rst of Linux).
+ * Model-specific registers (SDM 4; APM 2 appendix A), and KVM's paravirtual clock
+ * (Documentation/virt/kvm/x86/msr.rst of Linux).
  *
  * What is not here raises #GP, as on a CPU that does not have it: guests probe for that.
  *
  * The clock: a guest page says how to get nanoseconds from the TSC.  Ours runs on the guest's TSC
- * from 0 at the machine's start, the same for all vCPUs, so the "stable" flag is set and the page need
- * not be written again.
+ * from 0 at the machine's start, the same for all vCPUs, so the "stable" flag is set and the page
+ * need not be written again.
  */
 #include "cpu/msr.h"
 
@@ -31,11 +31,11 @@ static bool msr_quiet(uint32_t index)
 	switch (index) {
 	case X86_MSR_PLATFORM_ID:
 	case X86_MSR_BIOS_SIGN_ID:
-	case 0x79:	 /* BIOS_UPDT_TRIG */
-	case 0x2a:	 /* EBL_CR_POWERON */
-	case 0xce:	 /* PLATFORM_INFO */
+	case 0x79: /* BIOS_UPDT_TRIG */
+	case 0x2a: /* EBL_CR_POWERON */
+	case 0xce: /* PLATFORM_INFO */
 	case X86_MSR_DEBUGCTL:
-	case 0x1d7:	 /* last branch from, to (Linux's early fault code) */
+	case 0x1d7: /* last branch from, to (Linux's early fault code) */
 	case 0x1d8:
 	case 0x1db:
 	case 0x1dc:
@@ -134,9 +134,13 @@ static bool msr_has_pred_cmd(const struct scpu *c)
 	return msr_feature(c, 7, 3, 26) || msr_feature(c, 0x80000008, 1, 12);
 }
 
-/* Not vulnerable to Meltdown, L1TF, MDS, TAA, ...: no address of the guest is ever speculated with by
- * us before its rights were checked (bits 0, 3, 4, 5, 6, 8, 13-15, 17, 24, 26, 27 of the MSR). */
+/*
+ * Not vulnerable to Meltdown, L1TF, MDS, TAA, ...: no address of the guest is speculated with by us
+ * before its rights were checked (bits 0, 3, 4, 5, 6, 8, 13-15, 17, 24, 26, 27).  With Intel's
+ * SPEC_CTRL also enhanced IBRS (bit 1), so that guests use no retpolines.
+ */
 #define ARCH_CAPABILITIES_VALUE 0x0d02e179ull
+#define ARCH_CAPABILITIES_IBRS_ALL BIT64(1)
 
 static bool msr_read_clock(const struct scpu *c, uint32_t index, uint64_t *ret)
 {
@@ -189,6 +193,8 @@ bool msr_read(struct scpu *c, uint32_t index, uint64_t *ret)
 		return true;
 	case X86_MSR_ARCH_CAPABILITIES:
 		*ret = ARCH_CAPABILITIES_VALUE;
+		if (msr_feature(c, 7, 3, 26))
+			*ret |= ARCH_CAPABILITIES_IBRS_ALL;
 		return msr_feature(c, 7, 3, 29);
 	case X86_MSR_MCG_CAP:
 	case X86_MSR_MCG_STATUS:

@@ -7,7 +7,9 @@
  *	LA57		a fifth level in every page walk
  *	MONITOR		a guest waits with HLT, which frees the host CPU
  *	VMX, SVM	no nesting
- *	TSX, MPX, PKU, CET, PMU, WAITPKG, UINTR, SSE4A, 3DNow!, XOP, FMA4, TBM, LWP	not implemented
+ *	TSX, MPX, PKU, CET, PMU, WAITPKG, UINTR, SSE4A, 3DNow!, XOP, FMA4, TBM, LWP
+ *			not implemented
+ *
  * Page-table isolation, retpolines and the like cost a software CPU much and protect nothing in it
  * (it does not run guest code speculatively past its own checks), so the bits that say "not
  * affected" are set.
@@ -40,15 +42,15 @@ static const struct offer {
 	  BIT(0) | BIT(1) | BIT(9) | BIT(12) | BIT(13) | BIT(19) | BIT(20) | BIT(22) | BIT(23) |
 		  BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30),
 	  BIT(17) | BIT(21) | BIT(24) | BIT(31) },
-	/* FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2
-	 * SS */
+	/* FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE
+	 * SSE2 SS */
 	{ 1, 0, R_EDX, BIT(0) | BIT(8) | BIT(15) | BIT(19) | BIT(23) | BIT(24) | BIT(25) | BIT(26),
 	  BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(9) | BIT(11) | BIT(12) |
 		  BIT(13) | BIT(14) | BIT(16) | BIT(17) | BIT(27) },
 	/* ARAT: the timer runs in halt. */
 	{ 6, 0, R_EAX, 0, BIT(2) },
-	/* FSGSBASE TSC_ADJUST BMI1 AVX2 FDP-only SMEP BMI2 ERMS INVPCID FCS-deprecated RDSEED ADX SMAP
-	 * CLFLUSHOPT CLWB SHA */
+	/* FSGSBASE TSC_ADJUST BMI1 AVX2 FDP-only SMEP BMI2 ERMS INVPCID FCS-deprecated RDSEED ADX
+	 * SMAP CLFLUSHOPT CLWB SHA */
 	{ 7, 0, R_EBX, BIT(3) | BIT(5) | BIT(8) | BIT(18) | BIT(19) | BIT(29),
 	  BIT(0) | BIT(1) | BIT(7) | BIT(9) | BIT(10) | BIT(13) | BIT(20) | BIT(23) | BIT(24) },
 	/* UMIP RDPID */
@@ -126,8 +128,7 @@ static void offer_keep(struct cpuid_entry *e)
 		break;
 	case 0x80000008:
 		/* At most 48 linear bits; core counts are the topology's. */
-		*e = (struct cpuid_entry){ .leaf = h.leaf,
-					   .eax = (h.eax & 0xff) | 48 << 8 };
+		*e = (struct cpuid_entry){ .leaf = h.leaf, .eax = (h.eax & 0xff) | 48 << 8 };
 		break;
 	case 0x80000021:
 		*e = (struct cpuid_entry){ .leaf = h.leaf };

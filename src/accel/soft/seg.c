@@ -203,8 +203,8 @@ static bool seg_in_limit(const struct cpu_seg *g, uint64_t ea, unsigned size, bo
 	return ea > g->limit && last <= (g->attr & SEG_DB ? 0xffffffff : 0xffff);
 }
 
-static bool seg_access_ok(const struct scpu *c, const struct cpu_seg *g, uint64_t ea,
-			  unsigned size, bool write)
+static bool seg_access_ok(const struct scpu *c, const struct cpu_seg *g, uint64_t ea, unsigned size,
+			  bool write)
 {
 	unsigned type = g->attr & SEG_TYPE;
 	bool down = false;
@@ -224,8 +224,8 @@ static bool seg_access_ok(const struct scpu *c, const struct cpu_seg *g, uint64_
 	return seg_in_limit(g, ea, size, down);
 }
 
-uint64_t soft_seg_lin(struct scpu *c, const struct insn *i, unsigned seg, uint64_t ea, unsigned size,
-		      bool write)
+uint64_t soft_seg_lin(struct scpu *c, const struct insn *i, unsigned seg, uint64_t ea,
+		      unsigned size, bool write)
 {
 	if (unlikely(!seg_access_ok(c, &c->seg[seg], ea, size, write)))
 		soft_raise(c, i, seg == X86_SS ? X86_EXC_SS : X86_EXC_GP, 0);
@@ -239,8 +239,12 @@ struct sstack stack_of(const struct scpu *c, const struct cpu_seg *ss, uint64_t 
 	struct sstack s = {
 		.ss = *ss,
 		.sp = sp,
-		.acc = cpl == 3 ? SACC_USER : c->rflags & X86_FL_AC ? SACC_AC : 0,
-		.mask = soft_64(c) ? ~0ull : ss->attr & SEG_DB ? 0xffffffff : 0xffff,
+		.acc = cpl == 3                ? SACC_USER
+		       : c->rflags & X86_FL_AC ? SACC_AC
+					       : 0,
+		.mask = soft_64(c)          ? ~0ull
+			: ss->attr & SEG_DB ? 0xffffffff
+					    : 0xffff,
 		.flat = soft_64(c),
 	};
 
@@ -315,7 +319,8 @@ void seg_set_real(struct scpu *c, unsigned seg, uint16_t sel)
 	g->base = (uint64_t)sel << 4;
 	g->attr &= ~(uint32_t)SEG_UNUSABLE;
 	if (seg == X86_CS)
-		g->attr = (g->attr & (SEG_G | SEG_DB | SEG_AVL)) | SEG_P | SEG_S | T_WRITE | T_ACCESSED;
+		g->attr = (g->attr & (SEG_G | SEG_DB | SEG_AVL)) | SEG_P | SEG_S | T_WRITE |
+			  T_ACCESSED;
 }
 
 void seg_set_vm86(struct scpu *c, unsigned seg, uint16_t sel)
@@ -521,8 +526,7 @@ static void gate_read(struct scpu *c, const struct insn *i, uint16_t sel, struct
 	}
 	if (sel_null(g->sel))
 		soft_gp(c, i, 0);
-	if (!seg_fetch(c, i, g->sel, &g->cs) || !desc_code(g->cs.lo) ||
-	    desc_dpl(g->cs.lo) > c->cpl)
+	if (!seg_fetch(c, i, g->sel, &g->cs) || !desc_code(g->cs.lo) || desc_dpl(g->cs.lo) > c->cpl)
 		soft_gp(c, i, sel_err(g->sel));
 	if (soft_long(c) && (!(g->cs.lo >> 53 & 1) || g->cs.lo >> 54 & 1))
 		soft_gp(c, i, sel_err(g->sel));
@@ -723,15 +727,15 @@ void seg_call_far(struct scpu *c, const struct insn *i, uint16_t sel, uint64_t o
 }
 
 /* CS of a far return or IRET to ring `rpl`. */
-static struct cpu_seg seg_return_cs(struct scpu *c, const struct insn *i, uint16_t sel, uint64_t off)
+static struct cpu_seg seg_return_cs(struct scpu *c, const struct insn *i, uint16_t sel,
+				    uint64_t off)
 {
 	struct seg_desc d;
 	unsigned rpl = sel & 3;
 
 	if (sel_null(sel))
 		soft_gp(c, i, 0);
-	if (!seg_fetch(c, i, sel, &d) || !desc_code(d.lo) || rpl < c->cpl ||
-	    desc_bad_long(c, d.lo))
+	if (!seg_fetch(c, i, sel, &d) || !desc_code(d.lo) || rpl < c->cpl || desc_bad_long(c, d.lo))
 		soft_gp(c, i, sel_err(sel));
 	if (desc_conforming(d.lo) ? desc_dpl(d.lo) > rpl : desc_dpl(d.lo) != rpl)
 		soft_gp(c, i, sel_err(sel));
@@ -743,8 +747,8 @@ static struct cpu_seg seg_return_cs(struct scpu *c, const struct insn *i, uint16
 }
 
 /* SS of a return to ring `cpl`; null is allowed when 64-bit code below ring 3 is returned to. */
-static struct cpu_seg seg_return_ss(struct scpu *c, const struct insn *i, uint16_t sel, unsigned cpl,
-				    const struct cpu_seg *cs)
+static struct cpu_seg seg_return_ss(struct scpu *c, const struct insn *i, uint16_t sel,
+				    unsigned cpl, const struct cpu_seg *cs)
 {
 	if (sel_null(sel) && soft_long(c) && cs->attr & SEG_L && cpl < 3 && (sel & 3u) == cpl) {
 		struct cpu_seg ss = seg_null(sel);

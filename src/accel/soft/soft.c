@@ -1,9 +1,9 @@
 /*
  * The soft engine's table: life of VMs and vCPUs, timers, kicks, dirty logging, counters.
  *
- * Threads: one host thread for each vCPU comes through accel_run(); one thread of ours per VM sleeps
- * until the next local APIC timer is due and kicks its vCPU.  A halted vCPU waits for its own
- * deadline itself.
+ * Threads: one host thread for each vCPU comes through accel_run(); one thread of ours per VM
+ * sleeps until the next local APIC timer is due and kicks its vCPU.  A halted vCPU waits for its
+ * own deadline itself.
  */
 #include "accel/soft/soft.h"
 
@@ -419,7 +419,8 @@ static int vcpu_power_on(struct scpu *c, struct err *e)
 	return rc;
 }
 
-static int soft_vcpu_new(struct accel_vm *vm, unsigned index, struct accel_vcpu **ret, struct err *e)
+static int soft_vcpu_new(struct accel_vm *vm, unsigned index, struct accel_vcpu **ret,
+			 struct err *e)
 {
 	struct soft_shared *sh = shared_of(vm);
 	struct scpu *c = aligned_alloc(64, align_up(sizeof(*c), 64));

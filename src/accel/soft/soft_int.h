@@ -102,8 +102,9 @@ static_assert(sizeof(struct insn) == 64, "one cache line");
 
 /*
  * decode.c.  Code size 16, 32 or 64; `avail` bytes can be read at p (more than 15 have no
- *influence). Returns the length and fills *ret except fn, aux and off; or, *ret then being
- *undefined, -EILSEQ	#UD	(also: LOCK where it is not allowed)
+ * influence).  Returns the length and fills *ret except fn, aux and off; or, *ret then being
+ * undefined:
+ *	-EILSEQ	#UD	(also: LOCK where it is not allowed)
  *	-E2BIG	longer than 15 bytes: #GP(0)
  *	-ENODATA	more bytes are needed
  *

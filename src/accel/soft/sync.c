@@ -2,9 +2,9 @@
  * Who runs: vCPU threads that come and go, sections in which one runs alone, and the handshake that
  * takes a page's write translations away from everybody (sys_int.h explains).
  *
- * All states change under soft_shared.lock, and every change that somebody may wait for is broadcast
- * on soft_shared.cond.  A vCPU that waits here is not `running`, so two that wait for each other
- * cannot be.
+ * All states change under soft_shared.lock, and every change that somebody may wait for is
+ * broadcast on soft_shared.cond.  A vCPU that waits here is not `running`, so two that wait for
+ * each other cannot be.
  */
 #include "accel/soft/mem.h"
 #include "accel/soft/sys_int.h"

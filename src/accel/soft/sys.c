@@ -1197,6 +1197,9 @@ static void sys_ud(struct scpu *c, const struct insn *i)
 	soft_ud(c, i);
 }
 
+/* Automatic IBRS (APM 2 3.2.9). */
+#define EFER_AIBRSE BIT64(21)
+
 /* ---- facts of CPUID that are asked for often ---- */
 
 static uint64_t fact_cr4(uint32_t ecx1, uint32_t edx1, uint32_t ebx7, uint32_t ecx7)
@@ -1220,7 +1223,7 @@ static uint64_t fact_cr4(uint32_t ecx1, uint32_t edx1, uint32_t ebx7, uint32_t e
 void sys_facts(struct scpu *c)
 {
 	struct soft_run *r = c->run;
-	struct cpuid_entry e, e1, e7, x1, x8, d;
+	struct cpuid_entry e, e1, e7, x1, x8, x21, d;
 
 	cpuid_get(&c->v.cpuid, 0, 0, &e);
 	cpuid_get(&c->v.cpuid, 1, 0, &e1);
@@ -1228,13 +1231,14 @@ void sys_facts(struct scpu *c)
 	cpuid_get(&c->v.cpuid, 0xd, 0, &d);
 	cpuid_get(&c->v.cpuid, 0x80000001, 0, &x1);
 	cpuid_get(&c->v.cpuid, 0x80000008, 0, &x8);
+	cpuid_get(&c->v.cpuid, 0x80000021, 0, &x21);
 	r->intel = e.ebx == signature_INTEL_ebx;
 	r->has_invpcid = e7.ebx & BIT(10);
 	r->cr4_ok = fact_cr4(e1.ecx, e1.edx, e7.ebx, e7.ecx);
 	r->xcr0_ok = (X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX) & d.eax;
-	r->efer_ok = (x1.edx & BIT(11) ? X86_EFER_SCE : 0) |
-		     (x1.edx & BIT(20) ? X86_EFER_NXE : 0) |
-		     (x1.edx & BIT(29) ? X86_EFER_LME | X86_EFER_LMA : 0);
+	r->efer_ok = (x1.edx & BIT(11) ? X86_EFER_SCE : 0) | (x1.edx & BIT(20) ? X86_EFER_NXE : 0) |
+		     (x1.edx & BIT(29) ? X86_EFER_LME | X86_EFER_LMA : 0) |
+		     (!r->intel && x21.eax & BIT(8) ? EFER_AIBRSE : 0);
 
 	unsigned bits = x8.eax & 0xff;
 	if (bits < 32 || bits > 52)
@@ -1267,76 +1271,41 @@ static insn_fn *sys_mov(const struct insn *i)
 }
 
 static insn_fn *const sys_handlers[] = {
-	[SOP_PAUSE] = sys_pause,
-	[SOP_POP] = sys_pop_sreg,
-	[SOP_PUSHF] = sys_pushf,
-	[SOP_POPF] = sys_popf,
-	[SOP_CALLF] = sys_call_far,
-	[SOP_JMPF] = sys_jmp_far,
-	[SOP_RETF] = sys_ret_far,
-	[SOP_INT3] = sys_int3,
-	[SOP_INT] = sys_int,
-	[SOP_INTO] = sys_into,
-	[SOP_INT1] = sys_int1,
-	[SOP_IRET] = sys_iret,
-	[SOP_CLFLUSH] = sys_clflush,
-	[SOP_CLFLUSHOPT] = sys_clflush,
-	[SOP_CLWB] = sys_clflush,
-	[SOP_INVD] = sys_wbinvd,
-	[SOP_WBINVD] = sys_wbinvd,
-	[SOP_IN] = sys_in,
-	[SOP_OUT] = sys_out,
-	[SOP_ARPL] = sys_arpl,
-	[SOP_LES] = sys_les,
-	[SOP_LDS] = sys_lds,
-	[SOP_LSS] = sys_lss,
-	[SOP_LFS] = sys_lfs,
-	[SOP_LGS] = sys_lgs,
-	[SOP_SLDT] = sys_sldt,
-	[SOP_STR] = sys_str,
-	[SOP_LLDT] = sys_lldt,
-	[SOP_LTR] = sys_ltr,
-	[SOP_VERR] = sys_verr,
-	[SOP_VERW] = sys_verw,
-	[SOP_SGDT] = sys_sgdt,
-	[SOP_SIDT] = sys_sidt,
-	[SOP_LGDT] = sys_lgdt,
-	[SOP_LIDT] = sys_lidt,
-	[SOP_SMSW] = sys_smsw,
-	[SOP_LMSW] = sys_lmsw,
-	[SOP_LAR] = sys_lar,
-	[SOP_LSL] = sys_lsl,
-	[SOP_INVLPG] = sys_invlpg,
-	[SOP_SWAPGS] = sys_swapgs,
-	[SOP_RDTSCP] = sys_rdtscp,
-	[SOP_VMCALL] = sys_vmcall,
-	[SOP_VMMCALL] = sys_vmcall,
-	[SOP_MONITOR] = sys_ud,
-	[SOP_MWAIT] = sys_ud,
-	[SOP_CLAC] = sys_clac,
-	[SOP_STAC] = sys_stac,
-	[SOP_XGETBV] = sys_xgetbv,
-	[SOP_XSETBV] = sys_xsetbv,
-	[SOP_SYSCALL] = sys_syscall,
-	[SOP_CLTS] = sys_clts,
-	[SOP_SYSRET] = sys_sysret,
-	[SOP_WRMSR] = sys_wrmsr,
-	[SOP_RDTSC] = sys_rdtsc,
-	[SOP_RDMSR] = sys_rdmsr,
-	[SOP_RDPMC] = sys_rdpmc,
-	[SOP_SYSENTER] = sys_sysenter,
-	[SOP_SYSEXIT] = sys_sysexit,
-	[SOP_CPUID] = sys_cpuid,
-	[SOP_INVPCID] = sys_invpcid,
-	[SOP_HLT] = sys_hlt,
-	[SOP_CLI] = sys_cli,
-	[SOP_STI] = sys_sti,
-	[SOP_RDFSBASE] = sys_rdfsbase,
-	[SOP_RDGSBASE] = sys_rdgsbase,
-	[SOP_WRFSBASE] = sys_wrfsbase,
-	[SOP_WRGSBASE] = sys_wrgsbase,
-	[SOP_RDRAND] = sys_rdrand,
-	[SOP_RDSEED] = sys_rdseed,
+	[SOP_PAUSE] = sys_pause,       [SOP_POP] = sys_pop_sreg,
+	[SOP_PUSHF] = sys_pushf,       [SOP_POPF] = sys_popf,
+	[SOP_CALLF] = sys_call_far,    [SOP_JMPF] = sys_jmp_far,
+	[SOP_RETF] = sys_ret_far,      [SOP_INT3] = sys_int3,
+	[SOP_INT] = sys_int,           [SOP_INTO] = sys_into,
+	[SOP_INT1] = sys_int1,         [SOP_IRET] = sys_iret,
+	[SOP_CLFLUSH] = sys_clflush,   [SOP_CLFLUSHOPT] = sys_clflush,
+	[SOP_CLWB] = sys_clflush,      [SOP_INVD] = sys_wbinvd,
+	[SOP_WBINVD] = sys_wbinvd,     [SOP_IN] = sys_in,
+	[SOP_OUT] = sys_out,           [SOP_ARPL] = sys_arpl,
+	[SOP_LES] = sys_les,           [SOP_LDS] = sys_lds,
+	[SOP_LSS] = sys_lss,           [SOP_LFS] = sys_lfs,
+	[SOP_LGS] = sys_lgs,           [SOP_SLDT] = sys_sldt,
+	[SOP_STR] = sys_str,           [SOP_LLDT] = sys_lldt,
+	[SOP_LTR] = sys_ltr,           [SOP_VERR] = sys_verr,
+	[SOP_VERW] = sys_verw,         [SOP_SGDT] = sys_sgdt,
+	[SOP_SIDT] = sys_sidt,         [SOP_LGDT] = sys_lgdt,
+	[SOP_LIDT] = sys_lidt,         [SOP_SMSW] = sys_smsw,
+	[SOP_LMSW] = sys_lmsw,         [SOP_LAR] = sys_lar,
+	[SOP_LSL] = sys_lsl,           [SOP_INVLPG] = sys_invlpg,
+	[SOP_SWAPGS] = sys_swapgs,     [SOP_RDTSCP] = sys_rdtscp,
+	[SOP_VMCALL] = sys_vmcall,     [SOP_VMMCALL] = sys_vmcall,
+	[SOP_MONITOR] = sys_ud,        [SOP_MWAIT] = sys_ud,
+	[SOP_CLAC] = sys_clac,         [SOP_STAC] = sys_stac,
+	[SOP_XGETBV] = sys_xgetbv,     [SOP_XSETBV] = sys_xsetbv,
+	[SOP_SYSCALL] = sys_syscall,   [SOP_CLTS] = sys_clts,
+	[SOP_SYSRET] = sys_sysret,     [SOP_WRMSR] = sys_wrmsr,
+	[SOP_RDTSC] = sys_rdtsc,       [SOP_RDMSR] = sys_rdmsr,
+	[SOP_RDPMC] = sys_rdpmc,       [SOP_SYSENTER] = sys_sysenter,
+	[SOP_SYSEXIT] = sys_sysexit,   [SOP_CPUID] = sys_cpuid,
+	[SOP_INVPCID] = sys_invpcid,   [SOP_HLT] = sys_hlt,
+	[SOP_CLI] = sys_cli,           [SOP_STI] = sys_sti,
+	[SOP_RDFSBASE] = sys_rdfsbase, [SOP_RDGSBASE] = sys_rdgsbase,
+	[SOP_WRFSBASE] = sys_wrfsbase, [SOP_WRGSBASE] = sys_wrgsbase,
+	[SOP_RDRAND] = sys_rdrand,     [SOP_RDSEED] = sys_rdseed,
 	[SOP_RDPID] = sys_rdpid,
 };
 

@@ -1,6 +1,7 @@
 /*
- * What the system half of the software CPU shares inside itself (mmu, seg, exc, sys, msr, code, run,
- * soft): the VM's shared tables, the parts of a vCPU that handlers do not touch, and who calls whom.
+ * What the system half of the software CPU shares inside itself (mmu, seg, exc, sys, msr, code,
+ * run, soft): the VM's shared tables, the parts of a vCPU that handlers do not touch, and who calls
+ * whom.
  *
  * Stopping the world.  A vCPU is `running` while it may touch guest memory through its translation
  * cache.  It is not while it waits (halted, for another's exclusive section, for an answer) or is
@@ -143,7 +144,8 @@ struct soft_mmu {
 	/* Supervisor, user. */
 	struct sxt xt[2][SOFT_XT];
 	struct sxt *xt_now;
-	/* Address spaces: the number of the current one, of global pages, and of each PCID (0: none). */
+	/* Address spaces: the number of the current one, of global pages, and of each PCID (0:
+	 * none). */
 	uint32_t asid, asid_global, asid_last;
 	uint32_t asid_pcid[4096];
 	/* Which 2 MiB (hashed) and 1 GiB pieces have 4 KiB entries in L1 from a larger page. */

@@ -206,7 +206,8 @@ void task_switch(struct scpu *c, const struct insn *i, uint16_t sel, enum task_w
 		 uint64_t next_rip, bool has_err, uint32_t err)
 {
 	struct cpu_seg tr = task_check(c, i, sel, why), old = c->tr;
-	bool wide = tr.attr & 8, old_wide = old.attr & 8, nested = why == TASK_CALL || why == TASK_INT;
+	bool wide = tr.attr & 8, old_wide = old.attr & 8,
+	     nested = why == TASK_CALL || why == TASK_INT;
 	uint32_t ext = why == TASK_INT && c->run->ext;
 	uint64_t fl = soft_rflags_get(c);
 	struct tss t;

@@ -135,8 +135,8 @@ void xsave_from_image(struct scpu *c, const uint8_t *img)
 		get_xmm(c, img, 16);
 	if (bv & X86_XCR0_AVX)
 		get_avx(c, img, 16);
-	c->mxcsr = bv & (X86_XCR0_SSE | X86_XCR0_AVX) ? ld_le32(img + FX_MXCSR) & MXCSR_MASK :
-							0x1f80;
+	c->mxcsr =
+		bv & (X86_XCR0_SSE | X86_XCR0_AVX) ? ld_le32(img + FX_MXCSR) & MXCSR_MASK : 0x1f80;
 }
 
 /* ---- FXSAVE, FXRSTOR ---- */
@@ -214,7 +214,8 @@ static void xs_store(struct scpu *c, const struct insn *i, uint64_t lin, const u
 }
 
 /* Components `rfbm` that are written are `live`; header fields as given. */
-static void xs_save(struct scpu *c, const struct insn *i, uint64_t rfbm, uint64_t live, bool compact)
+static void xs_save(struct scpu *c, const struct insn *i, uint64_t rfbm, uint64_t live,
+		    bool compact)
 {
 	uint8_t img[XS_LEN] = { 0 };
 	unsigned count = xmm_count(c), len = rfbm & X86_XCR0_AVX ? XS_LEN : XS_HEADER_END;
