@@ -88,12 +88,21 @@ static bool host_has_avx(void)
 	return (lo & (X86_XCR0_SSE | X86_XCR0_AVX)) == (X86_XCR0_SSE | X86_XCR0_AVX);
 }
 
+/* SHA on memory that is not aligned is #GP on Intel (SDM 2B SHA1MSG1) and works on AMD. */
+static bool host_sha_unaligned(void)
+{
+	unsigned a, b, c, d;
+
+	return __get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx;
+}
+
 int soft_host_init(struct err *e)
 {
 	struct sigaction sa = { .sa_sigaction = host_sigfpe, .sa_flags = SA_SIGINFO };
 	uint8_t img[512] __attribute__((aligned(16))) = { 0 };
 
 	host_facts.avx = host_has_avx();
+	host_facts.sha_unaligned = host_sha_unaligned();
 	asm volatile("fxsave64 %0" : "=m"(img));
 	memcpy(&host_facts.mxcsr_mask, img + 28, 4);
 	/* 0 stands for the first SSE CPUs' mask (SDM 1 11.6.6). */
@@ -206,9 +215,9 @@ static struct host_enc host_enc(const struct insn *i, const uint8_t *p, unsigned
 	struct host_enc enc = { 0 };
 	unsigned k = 0;
 
-	while (k + 3 < i->len && (p[k] == 0x66 || p[k] == 0x67 || p[k] == 0xf2 || p[k] == 0xf3 ||
-				  p[k] == 0xf0 || (p[k] & 0xe7) == 0x26 || p[k] == 0x64 ||
-				  p[k] == 0x65 || (code_size == 64 && (p[k] & 0xf0) == 0x40)))
+	while (k + 1u < i->len && (p[k] == 0x66 || p[k] == 0x67 || p[k] == 0xf2 || p[k] == 0xf3 ||
+				   p[k] == 0xf0 || (p[k] & 0xe7) == 0x26 || p[k] == 0x64 ||
+				   p[k] == 0x65 || (code_size == 64 && (p[k] & 0xf0) == 0x40)))
 		k++;
 	if (i->flags & INSN_VEX) {
 		bool three = p[k] == 0xc4;
@@ -396,7 +405,7 @@ static void host_describe(struct host_stub *st, const struct insn *i)
 	if (!(i->flags & INSN_MEM))
 		return;
 	st->mem_len = (uint8_t)host_mem_len(i);
-	if (f->flags & INSF_ALIGN)
+	if (f->flags & INSF_ALIGN && !(f->feat == IFEAT_SHA && host_facts.sha_unaligned))
 		st->align_mask = (uint8_t)(st->mem_len - 1);
 	/* FIP to FDS of the 16- and the 32-bit layout (SDM 1 8.1.10). */
 	if (f->mem_access == INSA_W && (f->mem_size == INSZ_FPENV || f->mem_size == INSZ_FPSTATE)) {
@@ -442,6 +451,8 @@ insn_fn *host_bind(struct scpu *c, struct insn *i, const uint8_t *bytes, unsigne
 
 	if (enc.map == 0 && i->opcode == 0x9b)
 		return host_fwait;
+	/* Of the one-byte opcodes only x87 comes here. */
+	BUG_ON(enc.map == 0 && (i->opcode & 0xf8) != 0xd8);
 	len = host_emit(code, i, &enc, code_size);
 	if (!len)
 		return NULL;

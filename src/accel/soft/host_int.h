@@ -58,7 +58,7 @@ struct host_enc {
 };
 
 struct host_facts {
-	bool avx;
+	bool avx, sha_unaligned;
 	uint32_t mxcsr_mask;
 };
 extern struct host_facts host_facts;

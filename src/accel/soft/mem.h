@@ -44,6 +44,11 @@ void soft_excl_end(struct scpu *c);
 uint64_t soft_sys_ld(struct scpu *c, const struct insn *i, uint64_t lin, unsigned size);
 void soft_sys_st(struct scpu *c, const struct insn *i, uint64_t lin, unsigned size, uint64_t v);
 
+/* A guest's operands need not be aligned; each is still one access of the host. */
+typedef uint16_t soft_u16 __attribute__((aligned(1)));
+typedef uint32_t soft_u32 __attribute__((aligned(1)));
+typedef uint64_t soft_u64 __attribute__((aligned(1)));
+
 static ALWAYS_INLINE uint64_t soft_lin(struct scpu *c, const struct insn *i, unsigned seg,
 				       uint64_t ea, unsigned size, bool write)
 {
@@ -65,11 +70,11 @@ static ALWAYS_INLINE uint64_t soft_ld_lin(struct scpu *c, const struct insn *i, 
 	case 1:
 		return *(const volatile uint8_t *)p;
 	case 2:
-		return *(const volatile uint16_t *)p;
+		return *(const volatile soft_u16 *)p;
 	case 4:
-		return *(const volatile uint32_t *)p;
+		return *(const volatile soft_u32 *)p;
 	default:
-		return *(const volatile uint64_t *)p;
+		return *(const volatile soft_u64 *)p;
 	}
 }
 
@@ -88,13 +93,13 @@ static ALWAYS_INLINE void soft_st_lin(struct scpu *c, const struct insn *i, uint
 		*(volatile uint8_t *)p = (uint8_t)v;
 		break;
 	case 2:
-		*(volatile uint16_t *)p = (uint16_t)v;
+		*(volatile soft_u16 *)p = (uint16_t)v;
 		break;
 	case 4:
-		*(volatile uint32_t *)p = (uint32_t)v;
+		*(volatile soft_u32 *)p = (uint32_t)v;
 		break;
 	default:
-		*(volatile uint64_t *)p = v;
+		*(volatile soft_u64 *)p = v;
 		break;
 	}
 }

@@ -764,18 +764,20 @@ bool mmu_load_pdptrs(struct scpu *c, uint64_t cr3)
 
 /* ---- the slow half of loads and stores ---- */
 
-/* Did this access use the stack?  A memory operand at the same address says no. */
+/* Did this access go through SS?  PUSH and the like may have a memory operand besides. */
 static bool mmu_by_stack(const struct scpu *c, const struct insn *i, uint64_t lin)
 {
 	if (!i)
 		return false;
+	if (!(insn_forms[i->form].flags & INSF_STACK))
+		return i->flags & INSN_MEM && i->seg == X86_SS;
 	if (i->flags & INSN_MEM) {
 		uint64_t ea = (soft_ea(c, i) + c->sbase[i->seg]) & c->lin_mask;
 
 		if (lin - ea < 64)
 			return i->seg == X86_SS;
 	}
-	return insn_forms[i->form].flags & INSF_STACK;
+	return true;
 }
 
 /* In 64-bit mode the last byte too must be canonical; elsewhere addresses wrap at 4 GiB. */

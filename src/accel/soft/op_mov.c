@@ -159,12 +159,14 @@ static void mov_cmpxchg8b(struct scpu *c, const struct insn *i)
 	uint64_t want = c->gpr[X86_RDX] << 32 | (uint32_t)c->gpr[X86_RAX], old = want;
 	uint64_t put = c->gpr[X86_RCX] << 32 | (uint32_t)c->gpr[X86_RBX];
 	uint64_t lin = soft_lin(c, i, i->seg, soft_ea(c, i), 8, true);
-	uint64_t *p = soft_w_ptr(c, i, lin, 8);
+	soft_u64 *p = soft_w_ptr(c, i, lin, 8);
 	bool same;
 
 	if (likely(p && op_one_line(p, 8)))
-		same = __atomic_compare_exchange_n(p, &old, put, false, __ATOMIC_SEQ_CST,
-						   __ATOMIC_SEQ_CST);
+		asm volatile("lock cmpxchg %3, %1"
+			     : "=@ccz"(same), "+m"(*p), "+a"(old)
+			     : "r"(put)
+			     : "memory");
 	else
 		same = mov_cmpxchg_slow(c, i, lin, &old, &want, &put, 8);
 	if (!same) {

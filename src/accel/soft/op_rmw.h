@@ -6,9 +6,10 @@
  *	..._AT(f, ea)	at another address
  *
  * f is a function or macro T f(T old, T s, uint16_t *fl); `s`, `fl` and `was`, which gets the old
- * value, are locals of the caller.  A compare-and-swap loop stands for every
- * LOCK form: no guest can tell it from the real one, and every operation has it.  Where the operand
- * is not in one cache line of plain RAM, the other vCPUs stop meanwhile.
+ * value, are locals of the caller.  A compare-and-swap loop stands for every LOCK form: no guest
+ *can tell it from the real one, and every operation has it.  (In assembler: the compilers' own
+ *atomics want aligned operands.)  Where the operand is not in one cache line of plain RAM, the
+ *other vCPUs stop meanwhile.
  */
 
 /* Where it cannot be changed in place: what may fault comes before the load, which may be MMIO. */
@@ -25,7 +26,7 @@
 #define OP_RMW_AT(f, ea)                                             \
 	do {                                                         \
 		uint64_t lin = soft_lin(c, i, i->seg, ea, SZ, true); \
-		volatile T *p = soft_w_ptr(c, i, lin, SZ);           \
+		volatile UT *p = soft_w_ptr(c, i, lin, SZ);          \
 		if (likely(p)) {                                     \
 			was = *p;                                    \
 			*p = f(was, s, &fl);                         \
@@ -34,22 +35,25 @@
 		}                                                    \
 	} while (0)
 
-#define OP_LOCKED_AT(f, ea)                                                                        \
-	do {                                                                                       \
-		uint64_t lin = soft_lin(c, i, i->seg, ea, SZ, true);                               \
-		T *p = soft_w_ptr(c, i, lin, SZ);                                                  \
-		if (likely(p && op_one_line(p, SZ))) {                                             \
-			uint16_t fl_in = fl;                                                       \
-			T old = __atomic_load_n(p, __ATOMIC_RELAXED), v;                           \
-			do {                                                                       \
-				fl = fl_in;                                                        \
-				v = f(old, s, &fl);                                                \
-			} while (!__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_SEQ_CST, \
-							      __ATOMIC_RELAXED));                  \
-			was = old;                                                                 \
-		} else {                                                                           \
-			soft_excl_begin(c);                                                        \
-			OP_RMW_SLOW_(f);                                                           \
-			soft_excl_end(c);                                                          \
-		}                                                                                  \
+#define OP_LOCKED_AT(f, ea)                                                          \
+	do {                                                                         \
+		uint64_t lin = soft_lin(c, i, i->seg, ea, SZ, true);                 \
+		volatile UT *p = soft_w_ptr(c, i, lin, SZ);                          \
+		if (likely(p && op_one_line((const void *)p, SZ))) {                 \
+			uint16_t fl_in = fl;                                         \
+			bool swapped;                                                \
+			was = *p;                                                    \
+			do {                                                         \
+				fl = fl_in;                                          \
+				T v = f(was, s, &fl);                                \
+				asm volatile("lock cmpxchg %" M "3, %1"              \
+					     : "=@ccz"(swapped), "+m"(*p), "+a"(was) \
+					     : "r"(v)                                \
+					     : "memory");                            \
+			} while (unlikely(!swapped));                                \
+		} else {                                                             \
+			soft_excl_begin(c);                                          \
+			OP_RMW_SLOW_(f);                                             \
+			soft_excl_end(c);                                            \
+		}                                                                    \
 	} while (0)

@@ -1,0 +1,219 @@
+/*
+ * A case on the host's own CPU.  Runs in a forked process whose memory at ORC_AREA and ORC_DATA is
+ * as the cases expect; a wild store can hurt nobody but the child, whose death the parent reports.
+ *
+ * orc_enter() loads the whole register state, RSP too, from a struct at a fixed address (absolute
+ * 32-bit addressing needs no register), and jumps to the code.  The code ends in a jump to the
+ * other half, which stores the state.  Exceptions come as signals; their handler takes the state
+ * out of the signal frame.  A branch ends in the INT3s around the code: no exception, RIP is what
+ * counts.
+ */
+#include "oracle.h"
+
+#include <asm/prctl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+/* At ORC_NATIVE; offsets are in the assembler below too. */
+struct native {
+	uint64_t gpr[16];    /* 0x000 */
+	uint64_t out[16];    /* 0x080 */
+	uint64_t rflags;     /* 0x100 */
+	uint64_t out_rflags; /* 0x108 */
+	uint64_t entry;      /* 0x110 */
+	uint64_t exit;       /* 0x118 */
+	uint64_t host_rsp;   /* 0x120 */
+	uint64_t pad[3];
+	uint8_t ymm[16][32];                          /* 0x140 */
+	uint8_t out_ymm[16][32];                      /* 0x340 */
+	uint8_t fx[512] __attribute__((aligned(64))); /* 0x540 */
+	uint8_t out_fx[512];                          /* 0x740 */
+};
+static_assert(offsetof(struct native, out_fx) == 0x740, "the assembler below");
+
+void orc_enter(void);
+extern char orc_exit[], orc_exit_fault[];
+
+#define N "0x13574000+"
+#define FOR_GPRS(X)                                                                        \
+	X("rax", "0")                                                                      \
+	X("rcx", "1")                                                                      \
+	X("rdx", "2") X("rbx", "3") X("rbp", "5") X("rsi", "6") X("rdi", "7") X("r8", "8") \
+		X("r9", "9") X("r10", "10") X("r11", "11") X("r12", "12") X("r13", "13")   \
+			X("r14", "14") X("r15", "15")
+#define LOAD(r, n) "mov " N n "*8, %" r "\n\t"
+#define STORE(r, n) "mov %" r ", " N "0x80+" n "*8\n\t"
+#define FOR_YMMS(X)                                                                             \
+	X("0")                                                                                  \
+	X("1")                                                                                  \
+	X("2") X("3") X("4") X("5") X("6") X("7") X("8") X("9") X("10") X("11") X("12") X("13") \
+		X("14") X("15")
+#define YLOAD(n) "vmovdqu " N "0x140+" n "*32, %ymm" n "\n\t"
+#define YSTORE(n) "vmovdqu %ymm" n ", " N "0x340+" n "*32\n\t"
+
+asm(".text\n"
+    ".globl orc_enter, orc_exit, orc_exit_fault\n"
+    "orc_enter:\n\t"
+    "push %rbx\n\tpush %rbp\n\tpush %r12\n\tpush %r13\n\tpush %r14\n\tpush %r15\n\t"
+    "mov %rsp, " N "0x120\n\t"
+    "fxrstor64 " N "0x540\n\t" FOR_YMMS(
+	    YLOAD) "push " N "0x100\n\t"
+		   "popfq\n\t" FOR_GPRS(LOAD) LOAD(
+			   "rsp",
+			   "4") "jmp *" N "0x110\n"
+				"orc_exit:\n\t" STORE(
+					"rsp",
+					"4") "mov " N
+					     "0x120, %rsp\n\t" FOR_GPRS(
+						     STORE) "pushfq\n\tpop " N
+							    "0x108\n\t" FOR_YMMS(
+								    YSTORE) "fxsave64 " N "0x740\n"
+									    "orc_exit_fault:\n\t"
+									    "cld\n\t"
+									    "fninit\n\t"
+									    "movl $0x1f80, "
+									    "-8(%rsp)\n\t"
+									    "ldmxcsr -8(%rsp)\n\t"
+									    "vzeroupper\n\t"
+									    "pop %r15\n\tpop "
+									    "%r14\n\tpop "
+									    "%r13\n\tpop "
+									    "%r12\n\tpop "
+									    "%rbp\n\tpop %rbx\n\t"
+									    "ret\n");
+
+static struct native *const nat = (struct native *)ORC_NATIVE;
+static struct orc_state *nat_out;
+
+static void native_signal(int sig, siginfo_t *info, void *ctx)
+{
+	static const int reg[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
+				     REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
+				     REG_R12, REG_R13, REG_R14, REG_R15 };
+	mcontext_t *m = &((ucontext_t *)ctx)->uc_mcontext;
+	const uint8_t *fp = (const uint8_t *)m->fpregs;
+	struct orc_state *s = nat_out;
+	uint64_t bv;
+
+	(void)info;
+	if (!s) {
+		signal(sig, SIG_DFL);
+		return;
+	}
+	for (unsigned k = 0; k < 16; k++)
+		s->gpr[k] = (uint64_t)m->gregs[reg[k]];
+	s->rip = (uint64_t)m->gregs[REG_RIP];
+	s->rflags = (uint64_t)m->gregs[REG_EFL];
+	s->vector = (int32_t)m->gregs[REG_TRAPNO];
+	s->err = (uint32_t)m->gregs[REG_ERR];
+	s->cr2 = s->vector == X86_EXC_PF ? (uint64_t)m->gregs[REG_CR2] : 0;
+	memcpy(s->fx, fp, sizeof(s->fx));
+	memcpy(&s->mxcsr, fp + 24, 4);
+	memcpy(&bv, fp + 512, 8);
+	for (unsigned k = 0; k < 16; k++) {
+		memcpy(s->ymm[k], fp + 160 + 16 * k, 16);
+		if (bv & X86_XCR0_AVX)
+			memcpy(s->ymm[k] + 16, fp + 576 + 16 * k, 16);
+		else
+			memset(s->ymm[k] + 16, 0, 16);
+	}
+	if (sig == SIGTRAP) {
+		s->vector = -1;
+		s->err = 0;
+		s->rip--;
+	}
+	/* The code went where nothing is mapped: the jump itself was all right. */
+	if (s->vector == X86_EXC_PF && s->rip == s->cr2) {
+		s->vector = -1;
+		s->err = 0;
+		s->cr2 = 0;
+	}
+	m->gregs[REG_RIP] = (greg_t)(uintptr_t)orc_exit_fault;
+	m->gregs[REG_RSP] = (greg_t)nat->host_rsp;
+	m->gregs[REG_EFL] = 0x202;
+}
+
+static void *map_fixed(uint64_t at, size_t len, int prot)
+{
+	void *p = mmap((void *)(uintptr_t)at, len, prot,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+
+	if (p != (void *)(uintptr_t)at) {
+		perror("oracle: mmap");
+		_exit(99);
+	}
+	return p;
+}
+
+void orc_native_init(void)
+{
+	static const int signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP };
+	struct sigaction sa = { .sa_sigaction = native_signal,
+				.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
+	stack_t st = { .ss_size = 1 << 20 };
+	uint8_t *code = map_fixed(ORC_AREA, 0x6000, PROT_READ | PROT_WRITE | PROT_EXEC);
+
+	memset(code, 0xcc, 0x1000 * (1 + ORC_CODE_PAGES));
+	map_fixed(ORC_DATA, 0x1000 * ORC_DATA_PAGES, PROT_READ | PROT_WRITE);
+	for (unsigned k = 0; k < 0x1000; k++)
+		((uint8_t *)ORC_P2)[k] = (uint8_t)(k * 7);
+	if (mprotect((void *)ORC_P2, 0x1000, PROT_READ))
+		_exit(98);
+	nat->exit = (uintptr_t)orc_exit;
+	st.ss_sp = malloc(st.ss_size);
+	sigaltstack(&st, NULL);
+	for (unsigned k = 0; k < COUNT_OF(signals); k++)
+		sigaction(signals[k], &sa, NULL);
+	syscall(SYS_arch_prctl, ARCH_SET_GS, ORC_GS);
+}
+
+static void native_mem(uint8_t *mem, const uint8_t *from)
+{
+	if (from) {
+		memcpy((void *)(ORC_P1 - 512ull), from, 1024);
+		memcpy((void *)(ORC_P2 - 512ull), from + 1024, 512);
+	} else {
+		memcpy(mem, (void *)(ORC_P1 - 512ull), 1024);
+		memcpy(mem + 1024, (void *)(ORC_P2 - 512ull), 512);
+	}
+}
+
+void orc_native_run(const struct orc_case *c, struct orc_result *ret)
+{
+	static const uint8_t back[] = { 0xff, 0x24, 0x25, 0x18, 0x41, 0x57, 0x13 };
+	uint8_t *code = (uint8_t *)(uintptr_t)c->rip;
+	struct orc_state *s = &ret->s;
+
+	memcpy(nat->gpr, c->in.gpr, sizeof(nat->gpr));
+	memcpy(nat->ymm, c->in.ymm, sizeof(nat->ymm));
+	memcpy(nat->fx, c->in.fx, sizeof(nat->fx));
+	memcpy(nat->fx + 24, &c->in.mxcsr, 4);
+	nat->rflags = c->in.rflags | 0x202;
+	nat->entry = c->rip;
+	memcpy(code, c->code, c->len);
+	memcpy(code + c->len, back, sizeof(back));
+	native_mem(NULL, c->mem);
+	s->vector = -2;
+	nat_out = s;
+	orc_enter();
+	nat_out = NULL;
+	if (s->vector == -2) {
+		memcpy(s->gpr, nat->out, sizeof(s->gpr));
+		memcpy(s->ymm, nat->out_ymm, sizeof(s->ymm));
+		memcpy(s->fx, nat->out_fx, sizeof(s->fx));
+		memcpy(&s->mxcsr, nat->out_fx + 24, 4);
+		s->rflags = nat->out_rflags;
+		s->rip = c->rip + c->len;
+		s->vector = -1;
+		s->err = 0;
+		s->cr2 = 0;
+	}
+	native_mem(ret->mem, NULL);
+	memset(code, 0xcc, c->len + sizeof(back));
+}
