@@ -123,7 +123,7 @@ puts:
 	jmp	puts
 1:	ret
 
-ready:	.asciz	"ready\n"
+ready:	.asciz	"\nready\n"
 line_is: .asciz	"line: "
 newline: .asciz	"\n"
 done:	.asciz	"done\n"
