@@ -1,6 +1,7 @@
 #include "base/os.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -27,3 +28,11 @@ struct os_calls os = {
 	.fcntl = os_fcntl,
 	.pread = pread,
 };
+
+void os_ignore_sigpipe(void)
+{
+	struct sigaction now, ignore = { .sa_handler = SIG_IGN };
+
+	if (sigaction(SIGPIPE, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
+		(void)sigaction(SIGPIPE, &ignore, NULL);
+}

@@ -21,3 +21,9 @@ struct os_calls {
 };
 
 extern struct os_calls os;
+
+/*
+ * From now on a write to a pipe or socket that nobody reads is an error and does not end the
+ * process.  Does nothing when SIGPIPE is handled already.
+ */
+void os_ignore_sigpipe(void);

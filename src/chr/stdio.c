@@ -9,9 +9,8 @@
  * pipe or file every byte is the guest's, and the end of input ends nothing.
  *
  * The terminal is given back when the stream is closed, at exit, before a signal ends the process,
- * and while it is stopped (SIGTSTP to SIGCONT).  Handlers are installed only where the signal was
- *at its default; see chr_stdio_restore().  SIGPIPE is ignored: a reader that went away is an error
- *of write().
+ * and while it is stopped (SIGTSTP to SIGCONT).  Handlers are installed only where the signal had
+ * its default action; see chr_stdio_restore().
  *
  * Descriptors 0 and 1 are shared with the shell, which would not like them to be non-blocking.  So
  * terminals and pipes are opened anew through /proc; where that is refused, O_NONBLOCK is set and
@@ -20,6 +19,7 @@
 #include "chr/chr_int.h"
 
 #include "base/cleanup.h"
+#include "base/os.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -226,7 +226,6 @@ static void stdio_gone(struct chr_stream *st)
 static int stdio_open(struct chr *c, const struct chr_opts *o, struct err *e)
 {
 	struct chr_std *s = stdio_of(c);
-	struct sigaction pipe_now, ignore = { .sa_handler = SIG_IGN };
 	int rc = 0;
 
 	s->in_fd = s->out_fd = -1;
@@ -237,8 +236,7 @@ static int stdio_open(struct chr *c, const struct chr_opts *o, struct err *e)
 	std.in_use = 1;
 	/* From here on .close has to give it back. */
 	s->stream.gone = stdio_gone;
-	if (sigaction(SIGPIPE, NULL, &pipe_now) == 0 && pipe_now.sa_handler == SIG_DFL)
-		(void)sigaction(SIGPIPE, &ignore, NULL);
+	os_ignore_sigpipe();
 	s->in_fd = stdio_fd(0);
 	s->out_fd = stdio_fd(1);
 	if (isatty(0))

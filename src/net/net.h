@@ -32,7 +32,8 @@ struct net;
 
 /* Upcalls to the NIC. */
 struct net_client {
-	/* A frame may be waiting: call net_recv() until -EAGAIN. */
+	/* A frame may be waiting: call net_recv(), until -EAGAIN if you like; while frames wait and
+	 * rx is enabled, this comes again. */
 	void (*readable)(struct net_client *c);
 	/* After net_send() said -EAGAIN: try again. */
 	void (*writable)(struct net_client *c);
@@ -43,17 +44,19 @@ struct net_client {
 /* tcp:HOSTADDR:PORT-GUESTADDR:PORT of --net user,hostfwd=... */
 struct net_fwd {
 	bool udp;
-	/* Network byte order; guest_addr 0: the guest's DHCP address. */
+	/* Network byte order (struct in_addr); guest_addr 0: the guest's DHCP address. */
 	uint32_t host_addr, guest_addr;
+	/* Host byte order. */
 	uint16_t host_port, guest_port;
 };
 
 struct net_opts {
 	/* Driver name: "tap", "user", "none". */
 	const char *type;
-	/* tap. */
+	/* tap.  With CAP_NET_ADMIN a missing one is made, and goes when it is closed. */
 	const char *ifname;
-	/* An open tap descriptor instead of a name, or -1; taken over. */
+	/* tap: an open tap descriptor, used when ifname is NULL; taken over when net_open() works.
+	 */
 	int fd;
 	/* user. */
 	const struct net_fwd *fwd;
@@ -96,10 +99,15 @@ struct net {
 /* Every driver there is; NULL ends it. */
 extern const struct net_driver *const net_drivers[];
 
+/* Before the loop runs, or on its thread. */
 NODISCARD int net_open(struct net **ret, const struct net_opts *o, struct err *e);
+/* NULL is fine. */
 void net_close(struct net *n);
+/* -EINVAL when shorter than the two headers or longer than NET_FRAME_MAX. */
 ssize_t net_send(struct net *n, const struct iovec *iov, unsigned niov);
 ssize_t net_recv(struct net *n, const struct iovec *iov, unsigned niov);
+/* Off at first. */
 void net_rx_enable(struct net *n, bool on);
 unsigned net_features(struct net *n);
+/* f: some of net_features().  Until this is called none is in use. */
 NODISCARD int net_set_features(struct net *n, unsigned f);
