@@ -353,8 +353,8 @@ static void lapic_set_lvt(struct lapic *l, unsigned i, uint32_t v)
 		lapic_timer_set_lvt(l, v);
 		return;
 	}
-	lapic_poke(&l->lvt[i], v);
-	/* An ExtINT may be waiting at LINT0. */
+	/* The chips set INTR and then look at LINT0; here it is the other way round. */
+	__atomic_store_n(&l->lvt[i], v, __ATOMIC_SEQ_CST);
 	if (i == LAPIC_LVT_LINT0)
 		l->owner->kick(l);
 }
@@ -531,7 +531,7 @@ static int lapic_set_base(struct lapic *l, uint64_t v)
 	if ((now == mode && next == X86_APIC_BASE_EN) || (!now && next == mode))
 		return -EPERM;
 	v = (v & ~X86_APIC_BASE_BSP) | (l->base & X86_APIC_BASE_BSP);
-	__atomic_store_n(&l->base, v, __ATOMIC_RELAXED);
+	__atomic_store_n(&l->base, v, __ATOMIC_SEQ_CST);
 	/* Disabled is as before power-up, for whoever enables it again (11.4.3). */
 	if (now && !next)
 		lapic_reset_regs(l);

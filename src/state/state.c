@@ -86,7 +86,8 @@ int state_peek(const uint8_t *data, size_t len, struct state_head *ret, struct e
 	if (body > STATE_SECTION_MAX || body > len - 4)
 		return err_set(e, EPROTO, "state section of %zu bytes where %zu are left", body,
 			       len - 4);
-	if (!name_len || name_len >= sizeof(ret->name) || body < 4 + name_len + 4)
+	if (!name_len || name_len >= sizeof(ret->name) || body < 4 + name_len + 4 ||
+	    memchr(data + 8, 0, name_len))
 		return err_set(e, EPROTO, "state section with a name of %zu bytes", name_len);
 	memcpy(ret->name, data + 8, name_len);
 	ret->name[name_len] = 0;
