@@ -117,7 +117,9 @@ struct dec {
 
 void soft_decode_vendor(bool intel)
 {
-	dec_intel = intel;
+	/* It may be said again, the same, while others decode. */
+	if (dec_intel != intel)
+		dec_intel = intel;
 }
 
 static ALWAYS_INLINE int64_t get_s(const uint8_t *p, unsigned bytes)

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/num.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -300,6 +301,13 @@ static int vm_chips(struct soft_vm *s, struct err *e)
 	return 0;
 }
 
+static bool host_is_intel(void)
+{
+	unsigned a, b, c, d;
+
+	return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx;
+}
+
 static int soft_vm_new(const struct accel_opts *o, struct accel_vm **ret, struct err *e)
 {
 	if (o->engine_opts && o->engine_opts[0])
@@ -309,6 +317,8 @@ static int soft_vm_new(const struct accel_opts *o, struct accel_vm **ret, struct
 	int rc = soft_host_init(e);
 	if (rc < 0)
 		return rc;
+	/* Guests see the host's vendor. */
+	soft_decode_vendor(host_is_intel());
 	struct soft_vm *s = NEW(struct soft_vm);
 	if (!s)
 		return err_set(e, ENOMEM, "no memory");
