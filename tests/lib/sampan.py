@@ -24,11 +24,11 @@ class Timeout(AssertionError):
 class VM:
     """A VM whose serial line is a pipe.  Use as a context manager: it is killed at the end."""
 
-    def __init__(self, *args, control=None, stdin=subprocess.PIPE, program=None):
+    def __init__(self, *args, control=None, stdin=subprocess.PIPE, program=None, prefix=()):
         self.text = ""
         self.seen = 0
         self.control = control
-        cmd = [str(program or BIN / "sampan"), "run", *map(str, args)]
+        cmd = [*prefix, str(program or BIN / "sampan"), "run", *map(str, args)]
         if control:
             cmd += ["--control", str(control)]
         self.cmd = cmd

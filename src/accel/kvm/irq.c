@@ -186,7 +186,29 @@ static int irq_init_full(struct kvm_vm *k, struct err *e)
 	struct kvm_reinject_control no = { .pit_reinject = 0 };
 	(void)kvm_ioctl(k->fd, KVM_REINJECT_CONTROL, &no);
 	k->vm.has_pit = true;
-	return 0;
+	for (unsigned i = 0; i < COUNT_OF(k->chip0) && rc >= 0; i++) {
+		k->chip0[i].chip_id = i;
+		rc = kvm_call(k->fd, KVM_GET_IRQCHIP, &k->chip0[i], "read interrupt chips", e);
+	}
+	return rc < 0 ? rc : kvm_call(k->fd, KVM_GET_PIT2, &k->pit0, "read the PIT", e);
+}
+
+/* The kernel has no reset for its chips: they get the state that they were born with. */
+int kvm_irq_reset(struct kvm_vm *k, struct err *e)
+{
+	int rc = 0;
+
+	if (k->chips) {
+		irq_chips_reset(k->chips);
+		return 0;
+	}
+	for (unsigned i = 0; i < COUNT_OF(k->chip0) && rc >= 0; i++) {
+		struct kvm_irqchip chip = k->chip0[i];
+
+		rc = kvm_call(k->fd, KVM_SET_IRQCHIP, &chip, "reset interrupt chips", e);
+	}
+	struct kvm_pit_state2 pit = k->pit0;
+	return rc < 0 ? rc : kvm_call(k->fd, KVM_SET_PIT2, &pit, "reset the PIT", e);
 }
 
 static int kvm_bell(struct kvm_vm *k, struct bus *b, const struct bus_notify *n, uint32_t flags)

@@ -274,6 +274,11 @@ static int kvm_vm_new(const struct accel_opts *o, struct accel_vm **ret, struct 
 	return rc;
 }
 
+static int kvm_reset(struct accel_vm *vm, struct err *e)
+{
+	return kvm_irq_reset((struct kvm_vm *)(void *)vm, e);
+}
+
 const struct accel accel_kvm = {
 	.name = "kvm",
 	.probe = kvm_probe,
@@ -291,4 +296,5 @@ const struct accel accel_kvm = {
 	.dirty_stop = kvm_dirty_stop,
 	.regions_changed = kvm_regions_changed,
 	.stats = kvm_stats,
+	.reset = kvm_reset,
 };

@@ -78,6 +78,9 @@ struct kvm_vm {
 	struct lock route_lock;
 	struct kvm_routes routes;
 	struct bus_engine bells;
+	/* Chips in the kernel as they were made: 8259s, I/O APIC, PIT. */
+	struct kvm_irqchip chip0[3];
+	struct kvm_pit_state2 pit0;
 	/* Split only. */
 	struct irq_chips *chips;
 	/* Split: the 8259's output. */
@@ -161,6 +164,7 @@ NODISCARD int kvm_ring_harvest(struct kvm_vm *k, struct err *e);
 /* irq.c */
 NODISCARD int kvm_irq_init(struct kvm_vm *k, struct err *e);
 void kvm_irq_fini(struct kvm_vm *k);
+NODISCARD int kvm_irq_reset(struct kvm_vm *k, struct err *e);
 /* Split: give the vCPU what the 8259 wants, or ask to be told when it can take it. */
 void kvm_irq_before_run(struct kvm_vcpu *c);
 

@@ -513,6 +513,12 @@ static void soft_stats(struct accel_vm *vm, char *ret, size_t size)
 		 (unsigned long)k.given_back);
 }
 
+static int soft_reset(struct accel_vm *vm, struct err *e)
+{
+	irq_chips_reset(((struct soft_vm *)(void *)vm)->chips);
+	return 0;
+}
+
 const struct accel accel_soft = {
 	.name = "soft",
 	.vm_new = soft_vm_new,
@@ -529,4 +535,5 @@ const struct accel accel_soft = {
 	.dirty_stop = soft_dirty_stop,
 	.regions_changed = soft_regions_changed,
 	.stats = soft_stats,
+	.reset = soft_reset,
 };
