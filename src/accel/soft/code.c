@@ -102,6 +102,14 @@ static void code_dead(struct scpu *c, const struct insn *i)
 	c->rip = soft_rip(c, i);
 }
 
+/* In the place of an instruction before which the block shall end. */
+static void code_stopped(struct scpu *c, const struct insn *i)
+{
+	uint64_t rip = soft_rip(c, i);
+
+	c->rip = soft_64(c) ? rip : (uint32_t)rip;
+}
+
 static void code_toolong(struct scpu *c, const struct insn *i)
 {
 	soft_raise(c, i, X86_EXC_GP, 0);
@@ -210,7 +218,7 @@ void code_stop_after(struct scpu *c, const struct insn *i)
 		return;
 	k->patched = next;
 	k->patched_fn = next->fn;
-	next->fn = soft_block_end;
+	next->fn = code_stopped;
 	/* To come to code_unpatch(). */
 	sync_set_req(c);
 }

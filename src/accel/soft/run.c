@@ -86,9 +86,9 @@ static bool run_loaded_interrupt(struct scpu *c)
 
 static bool run_nmi(struct scpu *c)
 {
-	if (!c->ev.nmi_pending || c->ev.nmi_masked)
+	if (!c->ev.nmi_pending)
 		return false;
-	if (c->ev.shadow & X86_SHADOW_MOV_SS) {
+	if (c->ev.nmi_masked || c->ev.shadow & X86_SHADOW_MOV_SS) {
 		c->run->irq_waits = true;
 		return false;
 	}

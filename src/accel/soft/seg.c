@@ -920,4 +920,13 @@ void seg_iret(struct scpu *c, const struct insn *i)
 	soft_mode_changed(c);
 	c->ev.nmi_masked = 0;
 	soft_irq_window(c);
+	/*
+	 * An interrupt that waits already comes after the next instruction, as the time that a
+	 * message takes on its way gives real programs: a level that is held must not stop them for
+	 * ever.
+	 */
+	if (c->run->irq_waits && c->rflags & X86_FL_IF) {
+		c->ev.shadow = X86_SHADOW_STI;
+		c->run->shadow_rip = c->rip;
+	}
 }

@@ -11,6 +11,9 @@
 
 #include <string.h>
 
+/* The vCPU whose thread this is, while it runs. */
+static _Thread_local struct scpu *sync_self;
+
 void sync_set_req(struct scpu *c)
 {
 	__atomic_store_n(&c->exit_req, 1, __ATOMIC_SEQ_CST);
@@ -64,10 +67,12 @@ void sync_enter(struct scpu *c)
 	sync_run_locked(c);
 	code_take_posts_locked(c);
 	unlock(&c->run->sh->lock);
+	sync_self = c;
 }
 
 void sync_leave(struct scpu *c)
 {
+	sync_self = NULL;
 	lock(&c->run->sh->lock);
 	sync_rest_locked(c);
 	unlock(&c->run->sh->lock);
@@ -164,9 +169,14 @@ void soft_excl_end(struct scpu *c)
 	unlock(&sh->lock);
 }
 
+/* Also from a vCPU's thread, out of a device's register function; that vCPU is stopped enough. */
 void sync_stop(struct soft_shared *sh)
 {
+	struct scpu *me = sync_self && sync_self->run->sh == sh ? sync_self : NULL;
+
 	lock(&sh->lock);
+	if (me)
+		sync_rest_locked(me);
 	while (sh->excl || sh->excl_ext)
 		cond_wait(&sh->cond, &sh->lock);
 	sh->excl_ext = true;
@@ -177,8 +187,12 @@ void sync_stop(struct soft_shared *sh)
 void sync_go(struct soft_shared *sh)
 {
 	lock(&sh->lock);
+	struct scpu *me = sync_self && sync_self->run->sh == sh ? sync_self : NULL;
+
 	sh->excl_ext = false;
 	cond_wake_all(&sh->cond);
+	if (me)
+		sync_run_locked(me);
 	unlock(&sh->lock);
 }
 
