@@ -65,6 +65,6 @@ def build(path, body, programs=(), modules=True, files=None):
 
 def compile_static(source, out):
     """A static program for the guest from one C file."""
-    subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o", str(out), str(source)],
+    subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", "-static", "-o", str(out), str(source)],
                    check=True)
     return out
