@@ -284,6 +284,17 @@ static bool run_judge(struct board *b, const struct run_opts *o, const char *eng
 	return false;
 }
 
+/* "# skip: why", the last line of a guest that could not try. */
+static bool run_skipped(const struct board *b, const struct run_opts *o, const char *engine)
+{
+	const char *why = strstr(b->out, "# skip: ");
+
+	if (b->failed || b->result != RUN_SKIP || !why)
+		return false;
+	printf("# skip: %s on %s: %s", o->program, engine, why + strlen("# skip: "));
+	return true;
+}
+
 static void run_stats(struct board *b, const char *engine)
 {
 	char text[2048];
@@ -326,8 +337,8 @@ static int run_engine(const struct run_opts *o, const char *spec, struct run_res
 	if (rc == 0)
 		rc = run_vm(&b, o, entry, e);
 	if (rc == 0) {
-		ret->ran = true;
-		ret->ok = run_judge(&b, o, spec);
+		ret->ran = !run_skipped(&b, o, spec);
+		ret->ok = ret->ran && run_judge(&b, o, spec);
 		ret->out_len = b.out_len;
 		ret->out = strndup(b.out, b.out_len);
 		if (o->verbose)

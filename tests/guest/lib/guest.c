@@ -82,6 +82,12 @@ void note(const char *text)
 	print("# %s\n", text);
 }
 
+void skip(const char *why)
+{
+	print("# skip: %s\n", why);
+	leave(failed ? failed : SKIPPED);
+}
+
 uint32_t board(uint32_t cmd, uint32_t arg0, uint32_t arg1)
 {
 	outl(PORT_ARG0, arg0);

@@ -66,6 +66,9 @@ void check_(const char *name, uint64_t got, uint64_t want);
  * every engine. */
 void note(const char *text);
 
+/* Ends the guest: this cannot be tried here, because of `why`. */
+void __attribute__((noreturn)) skip(const char *why);
+
 /* The board's command port. */
 uint32_t board(uint32_t cmd, uint32_t arg0, uint32_t arg1);
 

@@ -12,6 +12,10 @@ enum {
 	PORT_LAST_IO = 0x54c,
 	PORT_LAST_MEM = 0x550,
 };
+enum {
+	/* The result by which a guest says that it could not try. */
+	SKIPPED = 77,
+};
 #define BOARD_MMIO 0xd0000000ul
 #define BOARD_ROM 0xc0000ul
 

