@@ -8,7 +8,7 @@
  * ENGINE is a name with options: soft; kvm; kvm,split; kvm,dirty-ring=1024.  One that this host has
  * not is skipped with its reason.  Exit status: 0 all well, 1 not, 77 nothing could run.
  */
-#include "guest/board.h"
+#include "guest/tiny.h"
 
 #include "accel/kvm/kvm.h"
 #include "base/cleanup.h"
@@ -48,12 +48,12 @@ struct run_result {
 };
 
 struct run_cpu {
-	struct board *b;
+	struct tiny *b;
 	unsigned index;
 	struct thread t;
 };
 
-static int load_segment(struct board *b, const uint8_t *file, size_t len, uint64_t gpa,
+static int load_segment(struct tiny *b, const uint8_t *file, size_t len, uint64_t gpa,
 			uint64_t off, uint64_t filesz, uint64_t memsz, struct err *e)
 {
 	void *to = gmem_at_w(&b->gmem, gpa, memsz);
@@ -66,7 +66,7 @@ static int load_segment(struct board *b, const uint8_t *file, size_t len, uint64
 	return 0;
 }
 
-static int load_elf32(struct board *b, const uint8_t *f, size_t len, uint64_t *ret, struct err *e)
+static int load_elf32(struct tiny *b, const uint8_t *f, size_t len, uint64_t *ret, struct err *e)
 {
 	const Elf32_Ehdr *h = (const void *)f;
 	const Elf32_Phdr *p = (const void *)(f + h->e_phoff);
@@ -81,7 +81,7 @@ static int load_elf32(struct board *b, const uint8_t *f, size_t len, uint64_t *r
 	return 0;
 }
 
-static int load_elf64(struct board *b, const uint8_t *f, size_t len, uint64_t *ret, struct err *e)
+static int load_elf64(struct tiny *b, const uint8_t *f, size_t len, uint64_t *ret, struct err *e)
 {
 	const Elf64_Ehdr *h = (const void *)f;
 	const Elf64_Phdr *p = (const void *)(f + h->e_phoff);
@@ -96,7 +96,7 @@ static int load_elf64(struct board *b, const uint8_t *f, size_t len, uint64_t *r
 	return 0;
 }
 
-static int load_elf(struct board *b, const char *path, uint64_t *ret_entry, struct err *e)
+static int load_elf(struct tiny *b, const char *path, uint64_t *ret_entry, struct err *e)
 {
 	AUTO_FREE void *data = NULL;
 	size_t len = 0;
@@ -132,7 +132,7 @@ static void entry_real(struct cpu_state *s, uint64_t entry)
 	s->gpr[X86_RSP] = 0x7000;
 }
 
-static int cpu_start_state(struct board *b, unsigned i, const struct run_opts *o, uint64_t entry,
+static int cpu_start_state(struct tiny *b, unsigned i, const struct run_opts *o, uint64_t entry,
 			   struct err *e)
 {
 	struct cpu_state *s = calloc(1, sizeof(*s));
@@ -150,7 +150,7 @@ static int cpu_start_state(struct board *b, unsigned i, const struct run_opts *o
 }
 
 /* Fault-finding: the registers of a vCPU that is out. */
-static void cpu_dump(struct board *b, unsigned i)
+static void cpu_dump(struct tiny *b, unsigned i)
 {
 	struct cpu_state *s = calloc(1, sizeof(*s));
 	struct err e = { 0 };
@@ -163,7 +163,7 @@ static void cpu_dump(struct board *b, unsigned i)
 	free(s);
 }
 
-static void cpu_trip(struct board *b, unsigned i)
+static void cpu_trip(struct tiny *b, unsigned i)
 {
 	struct cpu_state *s = calloc(1, sizeof(*s));
 	struct err e = { 0 };
@@ -172,23 +172,23 @@ static void cpu_trip(struct board *b, unsigned i)
 	if (rc == 0)
 		rc = accel_set(b->vcpu[i], s, &e);
 	if (rc < 0)
-		board_end(b, true, 0, e.msg);
+		tiny_end(b, true, 0, e.msg);
 	free(s);
 }
 
 static void cpu_main(void *arg)
 {
 	struct run_cpu *c = arg;
-	struct board *b = c->b;
+	struct tiny *b = c->b;
 	struct err e = { 0 };
 
 	for (;;) {
 		enum accel_exit why = accel_run(b->vcpu[c->index], &e);
 
 		if (why == ACCEL_EXIT_SHUTDOWN)
-			board_end(b, true, 0, "shutdown");
+			tiny_end(b, true, 0, "shutdown");
 		else if (why == ACCEL_EXIT_FAIL)
-			board_end(b, true, 0, e.msg);
+			tiny_end(b, true, 0, e.msg);
 		else if (__atomic_exchange_n(&b->trip[c->index], false, __ATOMIC_ACQ_REL))
 			cpu_trip(b, c->index);
 		lock(&b->lock);
@@ -199,7 +199,7 @@ static void cpu_main(void *arg)
 	}
 }
 
-static void run_wait(struct board *b, unsigned timeout_s)
+static void run_wait(struct tiny *b, unsigned timeout_s)
 {
 	uint64_t end = clock_ns() + timeout_s * NS_PER_SEC;
 
@@ -209,12 +209,12 @@ static void run_wait(struct board *b, unsigned timeout_s)
 	bool done = b->done;
 	unlock(&b->lock);
 	if (!done)
-		board_end(b, true, 0, "timeout");
+		tiny_end(b, true, 0, "timeout");
 }
 
-static int run_threads(struct board *b, unsigned timeout_s, struct err *e)
+static int run_threads(struct tiny *b, unsigned timeout_s, struct err *e)
 {
-	struct run_cpu cpu[BOARD_CPUS] = { 0 };
+	struct run_cpu cpu[TINY_CPUS] = { 0 };
 	int rc = 0;
 
 	for (unsigned i = 0; rc == 0 && i < b->ncpus; i++) {
@@ -224,7 +224,7 @@ static int run_threads(struct board *b, unsigned timeout_s, struct err *e)
 	if (rc == 0)
 		run_wait(b, timeout_s);
 	else
-		board_end(b, true, 0, e->msg);
+		tiny_end(b, true, 0, e->msg);
 	for (unsigned i = 0; i < b->ncpus; i++)
 		thread_join(&cpu[i].t);
 	return rc;
@@ -256,7 +256,7 @@ static int engine_parse(const char *spec, char *name, size_t size, struct accel_
 	return accel_choose(name, ret, why, e);
 }
 
-static int run_vm(struct board *b, const struct run_opts *o, uint64_t entry, struct err *e)
+static int run_vm(struct tiny *b, const struct run_opts *o, uint64_t entry, struct err *e)
 {
 	int rc = 0;
 
@@ -265,13 +265,13 @@ static int run_vm(struct board *b, const struct run_opts *o, uint64_t entry, str
 	for (unsigned i = 0; rc == 0 && i < b->ncpus; i++)
 		rc = cpu_start_state(b, i, o, entry, e);
 	if (rc == 0)
-		rc = board_start(b, e);
+		rc = tiny_start(b, e);
 	if (rc == 0)
 		rc = run_threads(b, o->timeout_s, e);
 	return rc;
 }
 
-static bool run_judge(struct board *b, const struct run_opts *o, const char *engine)
+static bool run_judge(struct tiny *b, const struct run_opts *o, const char *engine)
 {
 	bool shutdown = b->failed && !strcmp(b->why, "shutdown");
 
@@ -285,7 +285,7 @@ static bool run_judge(struct board *b, const struct run_opts *o, const char *eng
 }
 
 /* "# skip: why", the last line of a guest that could not try. */
-static bool run_skipped(const struct board *b, const struct run_opts *o, const char *engine)
+static bool run_skipped(const struct tiny *b, const struct run_opts *o, const char *engine)
 {
 	const char *why = strstr(b->out, "# skip: ");
 
@@ -295,7 +295,7 @@ static bool run_skipped(const struct board *b, const struct run_opts *o, const c
 	return true;
 }
 
-static void run_stats(struct board *b, const char *engine)
+static void run_stats(struct tiny *b, const char *engine)
 {
 	char text[2048];
 
@@ -303,19 +303,19 @@ static void run_stats(struct board *b, const char *engine)
 	printf("# %s: %s\n", engine, text);
 }
 
-static void run_free(struct board *b)
+static void run_free(struct tiny *b)
 {
 	for (unsigned i = 0; i < b->ncpus; i++)
 		accel_vcpu_free(b->vcpu[i]);
 	accel_vm_free(b->vm);
-	board_fini(b);
+	tiny_fini(b);
 }
 
 /* One engine.  Negative: the test itself is broken. */
 static int run_engine(const struct run_opts *o, const char *spec, struct run_result *ret,
 		      struct err *e)
 {
-	struct board b;
+	struct tiny b;
 	char name[64];
 	const struct accel *a;
 	uint64_t entry = 0;
@@ -325,7 +325,7 @@ static int run_engine(const struct run_opts *o, const char *spec, struct run_res
 		printf("# skip: %s on %s: %s\n", o->program, spec, e->msg);
 		return 0;
 	}
-	int rc = board_init(&b, RUN_RAM, o->cpus, e);
+	int rc = tiny_init(&b, RUN_RAM, o->cpus, e);
 	b.emulated = o->emulated && !strcmp(a->name, "kvm");
 	ao.gmem = &b.gmem;
 	ao.mmio = &b.mmio;
@@ -344,7 +344,7 @@ static int run_engine(const struct run_opts *o, const char *spec, struct run_res
 		if (o->verbose)
 			run_stats(&b, spec);
 	}
-	board_stop(&b);
+	tiny_stop(&b);
 	run_free(&b);
 	return rc;
 }
@@ -416,7 +416,7 @@ static bool run_parse(int argc, char **argv, struct run_opts *o)
 		else if (o->nengine < RUN_ENGINES)
 			o->engine[o->nengine++] = argv[i];
 	}
-	return o->program && o->nengine && o->cpus <= BOARD_CPUS;
+	return o->program && o->nengine && o->cpus <= TINY_CPUS;
 }
 
 int main(int argc, char **argv)

@@ -1,4 +1,6 @@
-#include "guest/board.h"
+#include "guest/tiny.h"
+
+#include "guest/pit.h"
 
 #include "base/alloc.h"
 #include "base/bits.h"
@@ -19,7 +21,7 @@ enum {
 	PORT_CMD = 0x540,
 };
 
-void board_end(struct board *b, bool failed, uint32_t result, const char *why)
+void tiny_end(struct tiny *b, bool failed, uint32_t result, const char *why)
 {
 	lock(&b->lock);
 	if (!b->done) {
@@ -42,21 +44,21 @@ static uint64_t none_read(struct bus_range *r, uint64_t off, unsigned size)
 
 static void console_write(struct bus_range *r, uint64_t off, unsigned size, uint64_t v)
 {
-	struct board *b = container_of(r, struct board, console);
+	struct tiny *b = container_of(r, struct tiny, console);
 
 	SCOPED_LOCK(&b->lock);
-	if (b->out_len < BOARD_OUT - 1)
+	if (b->out_len < TINY_OUT - 1)
 		b->out[b->out_len++] = (char)v;
 }
 
 static void leave_write(struct bus_range *r, uint64_t off, unsigned size, uint64_t v)
 {
-	board_end(container_of(r, struct board, leave), false, (uint32_t)v, "");
+	tiny_end(container_of(r, struct tiny, leave), false, (uint32_t)v, "");
 }
 
 /* Scratch: bytes, and what the last access looked like. */
 
-static void scratch_note(struct board_io *s, uint64_t off, unsigned size, bool write)
+static void scratch_note(struct tiny_io *s, uint64_t off, unsigned size, bool write)
 {
 	s->count++;
 	s->last = size | (uint32_t)off << 8 | (uint32_t)write << 20 | s->count << 21;
@@ -64,7 +66,7 @@ static void scratch_note(struct board_io *s, uint64_t off, unsigned size, bool w
 
 static uint64_t scratch_read(struct bus_range *r, uint64_t off, unsigned size)
 {
-	struct board_io *s = container_of(r, struct board_io, r);
+	struct tiny_io *s = container_of(r, struct tiny_io, r);
 	uint64_t v = 0;
 
 	SCOPED_LOCK(&s->b->lock);
@@ -75,7 +77,7 @@ static uint64_t scratch_read(struct bus_range *r, uint64_t off, unsigned size)
 
 static void scratch_write(struct bus_range *r, uint64_t off, unsigned size, uint64_t v)
 {
-	struct board_io *s = container_of(r, struct board_io, r);
+	struct tiny_io *s = container_of(r, struct tiny_io, r);
 
 	SCOPED_LOCK(&s->b->lock);
 	scratch_note(s, off, size, true);
@@ -84,7 +86,7 @@ static void scratch_write(struct bus_range *r, uint64_t off, unsigned size, uint
 
 /* Dirty log. */
 
-static uint32_t dirty_take(struct board *b)
+static uint32_t dirty_take(struct tiny *b)
 {
 	struct err e = { 0 };
 	uint64_t n = 0, words = 0;
@@ -103,7 +105,7 @@ static uint32_t dirty_take(struct board *b)
 	return (uint32_t)n;
 }
 
-static uint32_t dirty_next(struct board *b)
+static uint32_t dirty_next(struct tiny *b)
 {
 	const struct gmem_region *last = &b->gmem.r[b->gmem.n - 1];
 	uint64_t pages = (last->gpa + last->len) >> GMEM_PAGE_SHIFT;
@@ -116,7 +118,7 @@ static uint32_t dirty_next(struct board *b)
 
 /* Things that happen later, on a thread of their own. */
 
-static void later_do(struct board *b, const struct board_later *l)
+static void later_do(struct tiny *b, const struct tiny_later *l)
 {
 	const uint64_t one = 1;
 
@@ -133,7 +135,7 @@ static void later_do(struct board *b, const struct board_later *l)
 
 static void later_main(void *arg)
 {
-	struct board *b = arg;
+	struct tiny *b = arg;
 
 	lock(&b->lock);
 	while (!b->later_stop) {
@@ -145,7 +147,7 @@ static void later_main(void *arg)
 			(void)cond_wait_until(&b->cond, &b->lock, b->later.at_ns);
 			continue;
 		}
-		struct board_later l = b->later;
+		struct tiny_later l = b->later;
 		b->later_set = false;
 		unlock(&b->lock);
 		later_do(b, &l);
@@ -154,7 +156,7 @@ static void later_main(void *arg)
 	unlock(&b->lock);
 }
 
-static uint32_t later_set(struct board *b, struct board_later l)
+static uint32_t later_set(struct tiny *b, struct tiny_later l)
 {
 	l.at_ns = clock_ns() + b->arg[0] * NS_PER_MS;
 	lock(&b->lock);
@@ -167,10 +169,10 @@ static uint32_t later_set(struct board *b, struct board_later l)
 
 /* Bells. */
 
-static uint32_t bell_add(struct board *b)
+static uint32_t bell_add(struct tiny *b)
 {
-	for (unsigned i = 0; i < BOARD_BELLS; i++) {
-		struct board_bell *bell = &b->bell[i];
+	for (unsigned i = 0; i < TINY_BELLS; i++) {
+		struct tiny_bell *bell = &b->bell[i];
 		bool pio = b->arg[0] < 0x10000;
 
 		if (bell->used)
@@ -189,18 +191,18 @@ static uint32_t bell_add(struct board *b)
 	return ~0u;
 }
 
-static uint32_t bell_count(struct board *b)
+static uint32_t bell_count(struct tiny *b)
 {
 	uint64_t n = 0;
 
-	if (b->arg[0] >= BOARD_BELLS || !b->bell[b->arg[0]].used)
+	if (b->arg[0] >= TINY_BELLS || !b->bell[b->arg[0]].used)
 		return ~0u;
 	if (read(b->bell[b->arg[0]].fd, &n, sizeof(n)) != sizeof(n))
 		return 0;
 	return (uint32_t)n;
 }
 
-static uint32_t cmd_line(struct board *b)
+static uint32_t cmd_line(struct tiny *b)
 {
 	struct irq_line *l = &b->line[b->arg[0] % IRQ_GSIS];
 
@@ -210,19 +212,19 @@ static uint32_t cmd_line(struct board *b)
 	return 0;
 }
 
-static uint32_t cmd_fd_attach(struct board *b)
+static uint32_t cmd_fd_attach(struct tiny *b)
 {
 	int rc = irq_fd_attach(b->vm->irqs, b->irq_fd, b->arg[0], b->arg[1]);
 
 	return (uint32_t)-rc;
 }
 
-static uint32_t cmd_dma(struct board *b)
+static uint32_t cmd_dma(struct tiny *b)
 {
 	return gmem_write(&b->gmem, b->arg[0], &b->arg[1], sizeof(b->arg[1])) == 0;
 }
 
-static uint32_t cmd_trip(struct board *b)
+static uint32_t cmd_trip(struct tiny *b)
 {
 	for (unsigned i = 0; i < b->ncpus; i++) {
 		__atomic_store_n(&b->trip[i], i == b->arg[0], __ATOMIC_RELEASE);
@@ -232,16 +234,16 @@ static uint32_t cmd_trip(struct board *b)
 	return 0;
 }
 
-static uint32_t cmd_dirty(struct board *b, uint32_t cmd)
+static uint32_t cmd_dirty(struct tiny *b, uint32_t cmd)
 {
 	struct err e = { 0 };
 
 	switch (cmd) {
-	case BOARD_DIRTY_START:
+	case TINY_DIRTY_START:
 		return accel_dirty_start(b->vm, &e) < 0;
-	case BOARD_DIRTY_TAKE:
+	case TINY_DIRTY_TAKE:
 		return dirty_take(b);
-	case BOARD_DIRTY_NEXT:
+	case TINY_DIRTY_NEXT:
 		return dirty_next(b);
 	default:
 		accel_dirty_stop(b->vm);
@@ -249,50 +251,50 @@ static uint32_t cmd_dirty(struct board *b, uint32_t cmd)
 	}
 }
 
-static uint32_t cmd_irq(struct board *b, uint32_t cmd)
+static uint32_t cmd_irq(struct tiny *b, uint32_t cmd)
 {
 	switch (cmd) {
-	case BOARD_LINE:
+	case TINY_LINE:
 		return cmd_line(b);
-	case BOARD_MSI:
+	case TINY_MSI:
 		irq_msi(b->vm->irqs, b->arg[0], b->arg[1]);
 		return 0;
-	case BOARD_FD_ATTACH:
+	case TINY_FD_ATTACH:
 		return cmd_fd_attach(b);
-	case BOARD_FD_RING:
-		return later_set(b, (struct board_later){ .fd = b->irq_fd, .gsi = -1 });
-	case BOARD_FD_DETACH:
+	case TINY_FD_RING:
+		return later_set(b, (struct tiny_later){ .fd = b->irq_fd, .gsi = -1 });
+	case TINY_FD_DETACH:
 		irq_fd_detach(b->vm->irqs, b->irq_fd);
 		return 0;
-	case BOARD_LINE_LATER:
-		return later_set(b, (struct board_later){ .fd = -1, .gsi = (int)b->arg[1] });
-	case BOARD_MSI_SET:
+	case TINY_LINE_LATER:
+		return later_set(b, (struct tiny_later){ .fd = -1, .gsi = (int)b->arg[1] });
+	case TINY_MSI_SET:
 		b->msi_addr = b->arg[0];
 		b->msi_data = b->arg[1];
 		return 0;
 	default:
-		return later_set(b, (struct board_later){ .fd = -1, .gsi = -1, .msi = true });
+		return later_set(b, (struct tiny_later){ .fd = -1, .gsi = -1, .msi = true });
 	}
 }
 
-static uint32_t board_command(struct board *b, uint32_t cmd)
+static uint32_t tiny_command(struct tiny *b, uint32_t cmd)
 {
 	switch (cmd) {
-	case BOARD_DIRTY_START ... BOARD_DIRTY_STOP:
+	case TINY_DIRTY_START ... TINY_DIRTY_STOP:
 		return cmd_dirty(b, cmd);
-	case BOARD_LINE ... BOARD_MSI_LATER:
+	case TINY_LINE ... TINY_MSI_LATER:
 		return cmd_irq(b, cmd);
-	case BOARD_BELL_ADD:
+	case TINY_BELL_ADD:
 		return bell_add(b);
-	case BOARD_BELL_COUNT:
+	case TINY_BELL_COUNT:
 		return bell_count(b);
-	case BOARD_STATE_TRIP:
+	case TINY_STATE_TRIP:
 		return cmd_trip(b);
-	case BOARD_DMA:
+	case TINY_DMA:
 		return cmd_dma(b);
-	case BOARD_TIME:
+	case TINY_TIME:
 		return (uint32_t)((clock_ns() - b->start_ns) / NS_PER_MS);
-	case BOARD_EMULATED:
+	case TINY_EMULATED:
 		return b->emulated;
 	default:
 		return ~0u;
@@ -301,7 +303,7 @@ static uint32_t board_command(struct board *b, uint32_t cmd)
 
 static uint64_t cmd_read(struct bus_range *r, uint64_t off, unsigned size)
 {
-	struct board *b = container_of(r, struct board, cmd);
+	struct tiny *b = container_of(r, struct tiny, cmd);
 
 	switch (off) {
 	case 0:
@@ -320,10 +322,10 @@ static uint64_t cmd_read(struct bus_range *r, uint64_t off, unsigned size)
 
 static void cmd_write(struct bus_range *r, uint64_t off, unsigned size, uint64_t v)
 {
-	struct board *b = container_of(r, struct board, cmd);
+	struct tiny *b = container_of(r, struct tiny, cmd);
 
 	if (off == 0)
-		b->answer = board_command(b, (uint32_t)v);
+		b->answer = tiny_command(b, (uint32_t)v);
 	else if (off == 4 || off == 8)
 		b->arg[off / 4 - 1] = (uint32_t)v;
 }
@@ -333,7 +335,7 @@ static const struct bus_ops leave_ops = { none_read, leave_write, 4 };
 static const struct bus_ops scratch_ops = { scratch_read, scratch_write, 8 };
 static const struct bus_ops cmd_ops = { cmd_read, cmd_write, 4 };
 
-static int board_devices(struct board *b, struct err *e)
+static int tiny_devices(struct tiny *b, struct err *e)
 {
 	b->console = (struct bus_range){ .ops = &console_ops, .name = "console" };
 	b->leave = (struct bus_range){ .ops = &leave_ops, .name = "exit" };
@@ -345,57 +347,61 @@ static int board_devices(struct board *b, struct err *e)
 	    bus_add(&b->pio, &b->leave, PORT_EXIT, 4) < 0 ||
 	    bus_add(&b->pio, &b->port.r, PORT_SCRATCH, PORT_SCRATCH_LEN) < 0 ||
 	    bus_add(&b->pio, &b->cmd, PORT_CMD, 32) < 0 ||
-	    bus_add(&b->mmio, &b->mem.r, BOARD_MMIO, BOARD_SCRATCH) < 0)
+	    bus_add(&b->mmio, &b->mem.r, TINY_MMIO, TINY_SCRATCH) < 0)
 		return err_set(e, EBUSY, "the board's devices overlap");
 	return 0;
 }
 
 /* RAM around a small ROM below 1 MiB that holds a pattern. */
-static int board_ram(struct board *b, uint64_t ram, struct err *e)
+static int tiny_ram(struct tiny *b, uint64_t ram, struct err *e)
 {
-	uint64_t high = BOARD_ROM_GPA + BOARD_ROM_LEN;
-	int rc = gmem_add(&b->gmem, "low", 0, BOARD_ROM_GPA, -1, 0, false, e);
+	uint64_t high = TINY_ROM_GPA + TINY_ROM_LEN;
+	int rc = gmem_add(&b->gmem, "low", 0, TINY_ROM_GPA, -1, 0, false, e);
 
 	if (rc >= 0)
 		rc = gmem_add(&b->gmem, "ram", high, ram - high, -1, 0, false, e);
 	if (rc >= 0)
-		rc = gmem_add(&b->gmem, "rom", BOARD_ROM_GPA, BOARD_ROM_LEN, -1, 0, true, e);
+		rc = gmem_add(&b->gmem, "rom", TINY_ROM_GPA, TINY_ROM_LEN, -1, 0, true, e);
 	if (rc < 0)
 		return rc;
-	memset(gmem_at(&b->gmem, BOARD_ROM_GPA, BOARD_ROM_LEN), 0x5a, BOARD_ROM_LEN);
+	memset(gmem_at(&b->gmem, TINY_ROM_GPA, TINY_ROM_LEN), 0x5a, TINY_ROM_LEN);
 	return 0;
 }
 
-int board_init(struct board *b, uint64_t ram, unsigned cpus, struct err *e)
+int tiny_init(struct tiny *b, uint64_t ram, unsigned cpus, struct err *e)
 {
-	*b = (struct board){ .ncpus = cpus, .irq_fd = -1, .start_ns = clock_ns() };
+	*b = (struct tiny){ .ncpus = cpus, .irq_fd = -1, .start_ns = clock_ns() };
 	gmem_init(&b->gmem);
 	bus_init(&b->mmio, BUS_MMIO);
 	bus_init(&b->pio, BUS_PIO);
 	lock_init(&b->lock);
 	cond_init(&b->cond);
-	b->out = xzalloc(BOARD_OUT);
+	b->out = xzalloc(TINY_OUT);
 	b->dirty = xcalloc(BITMAP_WORDS(ram >> GMEM_PAGE_SHIFT) + 1, sizeof(uint64_t));
 	b->irq_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (!b->out || !b->dirty || b->irq_fd < 0)
 		return err_set(e, ENOMEM, "no memory");
-	int rc = board_ram(b, ram, e);
-	return rc < 0 ? rc : board_devices(b, e);
+	int rc = tiny_ram(b, ram, e);
+	return rc < 0 ? rc : tiny_devices(b, e);
 }
 
-int board_start(struct board *b, struct err *e)
+int tiny_start(struct tiny *b, struct err *e)
 {
+	if (!b->vm->has_pit && tiny_pit_new(b->vm, &b->pit, e) < 0)
+		return -ENODEV;
 	return thread_start(&b->later_thread, "later", later_main, b, e);
 }
 
-void board_stop(struct board *b)
+void tiny_stop(struct tiny *b)
 {
 	lock(&b->lock);
 	b->later_stop = true;
 	cond_wake_all(&b->cond);
 	unlock(&b->lock);
 	thread_join(&b->later_thread);
-	for (unsigned i = 0; i < BOARD_BELLS; i++)
+	tiny_pit_free(b->pit);
+	b->pit = NULL;
+	for (unsigned i = 0; i < TINY_BELLS; i++)
 		if (b->bell[i].used) {
 			bus_notify_del(b->bell[i].n.addr < 0x10000 ? &b->pio : &b->mmio,
 				       &b->bell[i].n);
@@ -403,7 +409,7 @@ void board_stop(struct board *b)
 		}
 }
 
-void board_fini(struct board *b)
+void tiny_fini(struct tiny *b)
 {
 	close_fd(&b->irq_fd);
 	gmem_fini(&b->gmem);
