@@ -4,6 +4,7 @@
 #include "dev/pc/pc.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 struct tiny_pit {
 	struct board b;

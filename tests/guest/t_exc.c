@@ -171,21 +171,6 @@ static void test_user(void)
 	check("user lgdt", catch_user(do_lgdt, (ulong)gdt, &x), 13);
 	check("user clts", catch_user(do_clts_user, 0, &x), 13);
 	check("user div", catch_user(do_div0, 0, &x), 0);
-	check("user int n", catch_user(do_int41, 0, &x), 13);
-	check("user int n error", x.err, 0x41 << 3 | 2);
-	gate_dpl(0x41, 3);
-	check("user int n allowed", catch_user(do_int41, 0, &x), 0x41);
-	check("user int n rip", x.rip, (ulong)do_int41 + 2);
-	gate_dpl(0x41, 0);
-	check("user int3", catch_user(do_int3, 0, &x), 13);
-	check("user int3 error", x.err, 3 << 3 | 2);
-	gate_dpl(3, 3);
-	check("user int3 allowed", catch_user(do_int3, 0, &x), 3);
-	gate_dpl(3, 0);
-	user_flags = 2 | 3 << 12;
-	check("user in with iopl", catch_user(do_in, 0, &x), -1);
-	check("user cli with iopl", catch_user(do_cli, 0, &x), -1);
-	user_flags = 2;
 }
 
 int main(void)

@@ -116,11 +116,13 @@ static void __attribute__((naked)) gate_target(void)
 
 static void call_gate(ulong sel)
 {
-	struct __attribute__((packed)) {
+	/* Not on the stack, which moves. */
+	static struct __attribute__((packed)) {
 		uint32_t off;
 		uint16_t sel;
-	} to = { 0, (uint16_t)sel };
+	} to;
 
+	to.sel = (uint16_t)sel;
 	asm volatile("pushl $0x1234; lcall *%0" : : "m"(to) : "memory");
 }
 
@@ -152,11 +154,13 @@ static volatile uint32_t result16;
 
 static void call16(ulong sel)
 {
-	struct __attribute__((packed)) {
+	/* Not on the stack, which moves. */
+	static struct __attribute__((packed)) {
 		uint32_t off;
 		uint16_t sel;
-	} to = { 0, (uint16_t)sel };
+	} to;
 
+	to.sel = (uint16_t)sel;
 	asm volatile("movl $0x11111111, %%eax; lcall *%1; movl %%eax, %0"
 		     : "=m"(result16)
 		     : "m"(to)
@@ -192,11 +196,13 @@ static void task_main(void)
 
 static void call_task(ulong sel)
 {
-	struct __attribute__((packed)) {
+	/* Not on the stack, which moves. */
+	static struct __attribute__((packed)) {
 		uint32_t off;
 		uint16_t sel;
-	} to = { 0, (uint16_t)sel };
+	} to;
 
+	to.sel = (uint16_t)sel;
 	asm volatile("lcall *%0" : : "m"(to) : "memory");
 }
 

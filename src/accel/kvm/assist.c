@@ -300,6 +300,9 @@ int kvm_assist(struct kvm_vcpu *c, enum accel_exit *ret_why, struct err *e)
 	if (rc >= 0)
 		rc = kvm_of(c)->assist ? assist_one(c, &r, &why)
 				       : err_set(&why, EOPNOTSUPP, "assist is off");
+	if (rc < 0)
+		TRACE(kvm_assist_refused, "vcpu=%u rip=%#llx %s", c->v.index,
+		      c->run->s.regs.regs.rip, why.msg);
 	if (rc == -EOPNOTSUPP && c->run->s.regs.sregs.ss.dpl == 3 && c->scratch)
 		rc = assist_ud(c, &why);
 	if (rc < 0) {

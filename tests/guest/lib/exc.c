@@ -9,7 +9,7 @@ static struct exc *caught;
 static uint8_t user_stack[8192] __attribute__((aligned(16)));
 static uint8_t trap_stack[8192] __attribute__((aligned(16)));
 
-extern char exc_stubs[];
+extern char exc_stubs[], user_done[];
 int exc_enter(void (*fn)(ulong), ulong arg, void *stack);
 void __attribute__((noreturn)) exc_return(int value);
 void exc_trap(struct frame *f);
@@ -75,7 +75,6 @@ void exc_init(void)
 
 	for (unsigned v = 0; v < 256; v++)
 		gate_set(v, (ulong)exc_stubs + v * 16);
-	gate_dpl(EXC_DONE, 3);
 	tss_init();
 	asm volatile("ltr %w0" : : "r"(SEL_TSS));
 	asm volatile("lidt %0" : : "m"(desc));
@@ -104,6 +103,8 @@ void exc_trap(struct frame *f)
 		isr[f->vector](f);
 		return;
 	}
+	if (catching && f->vector == 6 && f->rip == (ulong)user_done)
+		exc_return(-1);
 	if (catching)
 		exc_leave(f);
 	print("unexpected vector %x error %x at %x cr2 %x\n", (uint64_t)f->vector, (uint64_t)f->err,
@@ -126,5 +127,5 @@ int catch_user(void (*fn)(ulong), ulong arg, struct exc *ret)
 	caught = ret;
 	int v = exc_enter(fn, arg, user_stack + sizeof(user_stack));
 	catching = false;
-	return v == EXC_DONE ? -1 : v;
+	return v;
 }

@@ -5,7 +5,8 @@
  *	int v = catch(fn, arg, &x);	-1, or the vector that ended fn; ring 0
  *	int v = catch_user(fn, arg, &x);	the same in ring 3
  *
- * A vector with a handler (isr[]) goes there instead.
+ * A vector with a handler (isr[]) goes there instead; one for 6 must not be there for catch_user(),
+ * which ends by UD2: INT n is not possible in ring 3 of every KVM.
  */
 #pragma once
 
@@ -64,11 +65,6 @@ extern struct gate idt[256];
 extern uint64_t gdt[];
 extern struct tss tss;
 extern ulong user_flags;
-
-enum {
-	/* Vector by which a ring-3 function ends. */
-	EXC_DONE = 0x40,
-};
 
 void exc_init(void);
 int catch(void (*fn)(ulong), ulong arg, struct exc *ret);

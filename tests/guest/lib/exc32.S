@@ -78,8 +78,9 @@ exc_return:
 	movl	%eax, %ds
 	movl	%eax, %es
 	iretl
+	.globl	user_done
 user_done:
-	int	$0x40
+	ud2
 
 	.data
 	.globl	exc_sp, user_flags

@@ -100,9 +100,10 @@ exc_return:
 	pushq	$SEL_UCODE
 	pushq	%rax
 	iretq
-/* Where a ring-3 function returns to. */
+/* Where a ring-3 function returns to; exc_trap() knows the address. */
+	.globl	user_done
 user_done:
-	int	$0x40
+	ud2
 
 	.data
 	.globl	exc_sp, user_flags

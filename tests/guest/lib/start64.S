@@ -49,7 +49,7 @@ long_mode:
 	movl	%eax, %cr3
 	movl	$EFER, %ecx
 	rdmsr
-	orl	$0x901, %eax
+	orl	$0x900, %eax
 	wrmsr
 	movl	%cr0, %eax
 	andl	$~0x6000000c, %eax
