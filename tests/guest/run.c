@@ -53,8 +53,8 @@ struct run_cpu {
 	struct thread t;
 };
 
-static int load_segment(struct tiny *b, const uint8_t *file, size_t len, uint64_t gpa,
-			uint64_t off, uint64_t filesz, uint64_t memsz, struct err *e)
+static int load_segment(struct tiny *b, const uint8_t *file, size_t len, uint64_t gpa, uint64_t off,
+			uint64_t filesz, uint64_t memsz, struct err *e)
 {
 	void *to = gmem_at_w(&b->gmem, gpa, memsz);
 

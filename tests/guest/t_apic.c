@@ -163,14 +163,14 @@ static void test_x2apic(void)
 
 	cpuid(1, 0, r);
 	check("x2apic offered", r[2] >> 21 & 1, 1);
-	check("msr before", catch(do_rd, MSR_X2APIC + 2, &x), 13);
+	check("msr before", catch (do_rd, MSR_X2APIC + 2, &x), 13);
 	wrmsr(MSR_APIC_BASE, rdmsr(MSR_APIC_BASE) | 1 << 10);
 	check("id", rdmsr(MSR_X2APIC + 2), 0);
 	check("version", rdmsr(MSR_X2APIC + 3) & 0xff, 0x14);
 	check("svr kept", rdmsr(MSR_X2APIC + 0xf), APIC_SVR_ON | 0xff);
 	/* Logical ID: cluster 0, bit 0 (SDM 3A 11.12.10.2). */
 	check("ldr", rdmsr(MSR_X2APIC + 0xd), 1);
-	check("dfr is none", catch(do_rd, MSR_X2APIC + 0xe, &x), 13);
+	check("dfr is none", catch (do_rd, MSR_X2APIC + 0xe, &x), 13);
 	isr[0x66] = on_x2;
 	wrmsr(MSR_X2APIC + 0x3f, 0x66);
 	irq_wait();

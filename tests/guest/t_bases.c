@@ -44,7 +44,7 @@ int main(void)
 	check("swapped msr", rdmsr(KERNEL_GS), (ulong)a);
 	asm volatile("swapgs");
 	check("swapped back", gs_ld(), 0xa0);
-	check("gs base must be canonical", catch(do_base, 1ul << 63, &x), 13);
+	check("gs base must be canonical", catch (do_base, 1ul << 63, &x), 13);
 	asm volatile("movl %0, %%fs" : : "r"(0));
 	asm volatile("movl %0, %%fs" : : "r"(SEL_UDATA));
 	check("a selector sets the base", rdmsr(FS_BASE), 0);

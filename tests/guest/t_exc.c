@@ -6,8 +6,11 @@
 #include "sel.h"
 
 /* A function of one instruction, whose address is that of the instruction. */
-#define ONE(name, text) \
-	static void __attribute__((naked)) name(ulong a) { asm volatile(text "; ret"); }
+#define ONE(name, text)                                  \
+	static void __attribute__((naked)) name(ulong a) \
+	{                                                \
+		asm volatile(text "; ret");              \
+	}
 
 ONE(do_ud2, "ud2")
 ONE(do_int3, "int3")
@@ -62,24 +65,24 @@ static void test_faults(void)
 {
 	struct exc x;
 
-	check("no fault", catch(do_nothing, 0, &x), -1);
-	check("ud2", catch(do_ud2, 0, &x), 6);
+	check("no fault", catch (do_nothing, 0, &x), -1);
+	check("ud2", catch (do_ud2, 0, &x), 6);
 	check("ud2 rip", x.rip, (ulong)do_ud2);
 	check("ud2 cs", x.cs, SEL_KCODE);
-	check("div", catch(do_div0, 0, &x), 0);
-	check("lock nop", catch(do_lock_reg, 0, &x), 6);
-	check("16 bytes", catch(do_long, 0, &x), 13);
+	check("div", catch (do_div0, 0, &x), 0);
+	check("lock nop", catch (do_lock_reg, 0, &x), 6);
+	check("16 bytes", catch (do_long, 0, &x), 13);
 	check("16 bytes error", x.err, 0);
-	check("into", catch(do_into32, 0, &x), 6);
-	check("rdmsr unknown", catch(do_rdmsr, 0, &x), 13);
-	check("cr4 reserved", catch(do_cr4_bad, 1ul << 31, &x), 13);
-	check("non-canonical load", catch(do_load, 1ul << 63, &x), 13);
+	check("into", catch (do_into32, 0, &x), 6);
+	check("rdmsr unknown", catch (do_rdmsr, 0, &x), 13);
+	check("cr4 reserved", catch (do_cr4_bad, 1ul << 31, &x), 13);
+	check("non-canonical load", catch (do_load, 1ul << 63, &x), 13);
 	check("non-canonical load error", x.err, 0);
-	check("non-canonical by rbp", catch(do_ss_load, 1ul << 63, &x), 12);
+	check("non-canonical by rbp", catch (do_ss_load, 1ul << 63, &x), 12);
 	check("non-canonical by rbp error", x.err, 0);
 	/* On that stack the exception could not be delivered either. */
 	gate_ist(12, 1);
-	check("non-canonical push", catch(do_push_bad, 0, &x), 12);
+	check("non-canonical push", catch (do_push_bad, 0, &x), 12);
 	check("non-canonical push rsp", x.rsp, 9ul << 44);
 	gate_ist(12, 0);
 }
@@ -88,21 +91,21 @@ static void test_segments(void)
 {
 	struct exc x;
 
-	check("ds beyond gdt", catch(do_ds, 0x1000, &x), 13);
+	check("ds beyond gdt", catch (do_ds, 0x1000, &x), 13);
 	check("ds beyond gdt error", x.err, 0x1000);
 	gdt[SEL_FREE / 8] = 0x00cf13000000ffff;
-	check("ds not present", catch(do_ds, SEL_FREE, &x), 11);
+	check("ds not present", catch (do_ds, SEL_FREE, &x), 11);
 	check("ds not present error", x.err, SEL_FREE);
-	check("ss not present", catch(do_ss, SEL_FREE, &x), 12);
+	check("ss not present", catch (do_ss, SEL_FREE, &x), 12);
 	check("ss not present error", x.err, SEL_FREE);
-	check("ss null", catch(do_ss, 3, &x), 13);
-	check("ss wrong rpl", catch(do_ss, SEL_KDATA | 3, &x), 13);
+	check("ss null", catch (do_ss, 3, &x), 13);
+	check("ss wrong rpl", catch (do_ss, SEL_KDATA | 3, &x), 13);
 	check("ss wrong rpl error", x.err, SEL_KDATA);
-	check("ltr code", catch(do_ltr, SEL_KCODE, &x), 13);
+	check("ltr code", catch (do_ltr, SEL_KCODE, &x), 13);
 	check("ltr code error", x.err, SEL_KCODE);
-	check("ltr busy", catch(do_ltr, SEL_TSS, &x), 13);
+	check("ltr busy", catch (do_ltr, SEL_TSS, &x), 13);
 	check("ltr busy error", x.err, SEL_TSS);
-	check("iret to bad cs", catch(do_iret_bad, 0, &x), 13);
+	check("iret to bad cs", catch (do_iret_bad, 0, &x), 13);
 	check("iret to bad cs error", x.err, 0x400);
 }
 
@@ -110,12 +113,12 @@ static void test_traps(void)
 {
 	struct exc x;
 
-	check("int3", catch(do_int3, 0, &x), 3);
+	check("int3", catch (do_int3, 0, &x), 3);
 	check("int3 rip", x.rip, (ulong)do_int3 + 1);
-	check("int n", catch(do_int41, 0, &x), 0x41);
+	check("int n", catch (do_int41, 0, &x), 0x41);
 	check("int n rip", x.rip, (ulong)do_int41 + 2);
 	idt[0x41].attr &= 0x7f;
-	check("int n not present", catch(do_int41, 0, &x), 11);
+	check("int n not present", catch (do_int41, 0, &x), 11);
 	check("int n not present error", x.err, 0x41 << 3 | 2);
 	idt[0x41].attr |= 0x80;
 }
@@ -125,11 +128,11 @@ static void test_fpu(void)
 	struct exc x;
 
 	ts_on();
-	check("nm", catch(do_fp, 0, &x), 7);
+	check("nm", catch (do_fp, 0, &x), 7);
 	ts_off();
-	check("no nm", catch(do_fp, 0, &x), -1);
+	check("no nm", catch (do_fp, 0, &x), -1);
 	wr_cr0(rd_cr0() | 4);
-	check("nm by em", catch(do_fp, 0, &x), 7);
+	check("nm by em", catch (do_fp, 0, &x), 7);
 	wr_cr0(rd_cr0() & ~4ul);
 }
 
@@ -139,19 +142,19 @@ static void test_page_faults(void)
 	/* Behind the 4 GiB that are mapped. */
 	ulong none = 5ul << 30;
 
-	check("pf read", catch(do_load, none + 0x123, &x), 14);
+	check("pf read", catch (do_load, none + 0x123, &x), 14);
 	check("pf read error", x.err, 0);
 	check("pf read cr2", x.cr2, none + 0x123);
-	check("pf write", catch(do_store, none + 8, &x), 14);
+	check("pf write", catch (do_store, none + 8, &x), 14);
 	check("pf write error", x.err, 2);
-	check("pf fetch", catch(do_call, none, &x), 14);
+	check("pf fetch", catch (do_call, none, &x), 14);
 	check("pf fetch rip", x.rip, none);
 	check("pf user read", catch_user(do_load, none, &x), 14);
 	check("pf user read error", x.err, 4);
 	check("pf user write", catch_user(do_store, none, &x), 14);
 	check("pf user write error", x.err, 6);
 	/* The first byte is there, the page behind is not. */
-	check("pf crossing", catch(do_load, (4ul << 30) - 2, &x), 14);
+	check("pf crossing", catch (do_load, (4ul << 30) - 2, &x), 14);
 	check("pf crossing cr2", x.cr2, 4ul << 30);
 }
 

@@ -1,5 +1,6 @@
 /*
- * HLT and what ends it; the shadow of STI and MOV SS; interrupts that come from outside at any time.
+ * HLT and what ends it; the shadow of STI and MOV SS; interrupts that come from outside at any
+ * time.
  */
 #include "apic.h"
 
@@ -55,7 +56,7 @@ static void on_nmi(struct frame *f)
 	count[2]++;
 	/* Another one waits for IRET. */
 	if (count[2] == 1) {
-		apic_wr(APIC_ICR_LO, 0x44400);
+		apic_wr(APIC_ICR_LO, 0x4400);
 		for (unsigned i = 0; i < 1000; i++)
 			asm volatile("pause");
 		check("nmi blocks nmi", count[2], 1);
@@ -65,7 +66,7 @@ static void on_nmi(struct frame *f)
 static void test_nmi(void)
 {
 	isr[2] = on_nmi;
-	apic_wr(APIC_ICR_LO, 0x44400);
+	apic_wr(APIC_ICR_LO, 0x4400);
 	while (count[2] < 2)
 		asm volatile("pause" : : : "memory");
 	check("nmi with if clear", count[2], 2);

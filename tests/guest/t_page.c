@@ -46,7 +46,7 @@ static uint64_t rights(uint64_t entry)
 	invlpg((void *)VA);
 	for (unsigned i = 0; i < 4; i++) {
 		void (*fn)(ulong) = i & 1 ? do_store : do_load;
-		int v = i & 2 ? catch_user(fn, VA, &x) : catch(fn, VA, &x);
+		int v = i & 2 ? catch_user(fn, VA, &x) : catch (fn, VA, &x);
 
 		r = r << 8 | (v < 0 ? 0 : v == 14 ? x.err | 0x80 : 0xff);
 	}
@@ -87,7 +87,7 @@ static void test_ad(uint64_t page)
 	check("user rmw sets both", *e & (PTE_A | PTE_D), PTE_A | PTE_D);
 	*e = page | PTE_P | PTE_U;
 	invlpg((void *)at);
-	check("refused store", catch(do_store, VA, &x), 14);
+	check("refused store", catch (do_store, VA, &x), 14);
 	check("refused store sets no d", *e & PTE_D, 0);
 	volatile uint64_t *dir = map_entry(VA, 2);
 	*dir &= ~(uint64_t)PTE_A;
@@ -119,7 +119,7 @@ static void test_flush(uint64_t a, uint64_t b)
 	*e = 0;
 	wr_cr3(rd_cr3());
 	struct exc x;
-	check("gone", catch(do_load, VA, &x), 14);
+	check("gone", catch (do_load, VA, &x), 14);
 	/* Becoming present needs no flush (SDM 3A 4.10.4.3). */
 	*e = b | 7;
 	check("there again", *at, 0xbbbb);
@@ -132,15 +132,15 @@ static void test_nx(uint64_t page)
 	*(volatile uint8_t *)page = 0xc3;
 	map(VA, page | 7);
 	invlpg((void *)at);
-	check("execute", catch(do_call, VA, &x), -1);
+	check("execute", catch (do_call, VA, &x), -1);
 	map(VA, page | 7 | PTE_NX);
 	invlpg((void *)at);
-	check("nx", catch(do_call, VA, &x), 14);
+	check("nx", catch (do_call, VA, &x), 14);
 	check("nx error", x.err, 0x11);
 	check("nx cr2", x.cr2, VA);
 	check("nx user", catch_user(do_call, VA, &x), 14);
 	check("nx user error", x.err, 0x15);
-	check("nx can be read", catch(do_load, VA, &x), -1);
+	check("nx can be read", catch (do_load, VA, &x), -1);
 }
 
 static void test_large(uint64_t page)
@@ -158,7 +158,7 @@ static void test_large(uint64_t page)
 	/* Bit 13 is reserved in a 2 MiB entry (SDM 3A table 4-18). */
 	*e |= 1 << 13;
 	wr_cr3(rd_cr3());
-	check("2 MiB reserved", catch(do_load, (ulong)p, &x), 14);
+	check("2 MiB reserved", catch (do_load, (ulong)p, &x), 14);
 	check("2 MiB reserved error", x.err, 9);
 	check("2 MiB reserved user", catch_user(do_store, (ulong)p, &x), 14);
 	check("2 MiB reserved user error", x.err, 15);
@@ -166,7 +166,7 @@ static void test_large(uint64_t page)
 	/* And bit 51 of any address, which no processor here has. */
 	map(VA, page | 7 | 1ull << 51);
 	invlpg((void *)at);
-	check("reserved", catch(do_load, VA, &x), 14);
+	check("reserved", catch (do_load, VA, &x), 14);
 	check("reserved error", x.err, 9);
 }
 
@@ -186,13 +186,13 @@ static void test_smep_smap(uint64_t page)
 	wr_cr3(rd_cr3());
 	if (smep)
 		wr_cr4(rd_cr4() | 1 << 20);
-	check("smep", catch(do_call, VA, &x), smep ? 14 : -1);
+	check("smep", catch (do_call, VA, &x), smep ? 14 : -1);
 	check("smep error", smep ? x.err : 0x11, 0x11);
 	if (smap)
 		wr_cr4(rd_cr4() | 1 << 21);
-	check("smap", catch(do_load, VA, &x), smap ? 14 : -1);
+	check("smap", catch (do_load, VA, &x), smap ? 14 : -1);
 	check("smap error", smap ? x.err : 1, 1);
-	check("smap with ac", catch(do_stac_load, VA, &x), -1);
+	check("smap with ac", catch (do_stac_load, VA, &x), -1);
 	wr_cr4(rd_cr4() & ~(3ul << 20));
 	*map_entry(0, 2) |= 4;
 	*map_entry(0x200000, 2) |= 4;
@@ -204,7 +204,7 @@ static void test_modes(void)
 	struct exc x;
 
 	/* SDM 3A 4.1.2: LME cannot change while paging is on; PAE cannot go in long mode. */
-	check("efer.lme off", catch(do_wr_efer, 0x800, &x), 13);
+	check("efer.lme off", catch (do_wr_efer, 0x800, &x), 13);
 }
 
 int main(void)

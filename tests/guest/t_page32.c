@@ -50,12 +50,12 @@ static void test_two_levels(void)
 	table[0] = (uint32_t)page_b | 5;
 	invlpg((void *)at);
 	check("other page", *at, 0xbbbb);
-	check("read-only", catch(do_store, VA, &x), 14);
+	check("read-only", catch (do_store, VA, &x), 14);
 	check("read-only error", x.err, 3);
 	check("read-only cr2", x.cr2, VA);
 	check("read-only user", catch_user(do_store, VA, &x), 14);
 	check("read-only user error", x.err, 7);
-	check("not mapped", catch(do_load, VA + 0x1000, &x), 14);
+	check("not mapped", catch (do_load, VA + 0x1000, &x), 14);
 	check("not mapped error", x.err, 0);
 	table[0] = (uint32_t)page_b | 3;
 	invlpg((void *)at);
@@ -84,28 +84,28 @@ static void test_pae(void)
 	check("pae mapped", *at, 0xa0a0);
 	*at = 0xc3;
 	check("pae dirty", pae_table[0] & 0x60, 0x60);
-	check("pae execute", catch(do_call, VA, &x), -1);
+	check("pae execute", catch (do_call, VA, &x), -1);
 	pae_table[0] |= 1ull << 63;
 	invlpg((void *)at);
-	check("pae nx", catch(do_call, VA, &x), 14);
+	check("pae nx", catch (do_call, VA, &x), 14);
 	check("pae nx error", x.err, 0x11);
 	check("pae nx user", catch_user(do_call, VA, &x), 14);
 	check("pae nx user error", x.err, 0x15);
 	pae_table[0] = (uint32_t)page_b | 5;
 	invlpg((void *)at);
-	check("pae read-only", catch(do_store, VA, &x), 14);
+	check("pae read-only", catch (do_store, VA, &x), 14);
 	check("pae read-only error", x.err, 3);
 	/* The four pointers are registers: a change in memory is seen at the next load of CR3. */
 	pae_table[0] = (uint32_t)page_b | 7;
 	pae_table[1] = 1ull << 51 | 7;
 	wr_cr3(rd_cr3());
-	check("pae reserved", catch(do_load, VA + 0x1000, &x), 14);
+	check("pae reserved", catch (do_load, VA + 0x1000, &x), 14);
 	check("pae reserved error", x.err, 9);
 	/* Reserved bits in a pointer: #GP at the load (SDM 3A 4.4.1). */
 	pdpt[2] |= 2;
-	check("bad pointer", catch(do_cr3, (ulong)pdpt, &x), 13);
+	check("bad pointer", catch (do_cr3, (ulong)pdpt, &x), 13);
 	pdpt[2] &= ~2ull;
-	check("good pointer", catch(do_cr3, (ulong)pdpt, &x), -1);
+	check("good pointer", catch (do_cr3, (ulong)pdpt, &x), -1);
 	wr_cr0(rd_cr0() & ~(1ul << 31));
 }
 
@@ -123,7 +123,7 @@ int main(void)
 	for (unsigned i = 0; i < 1024; i++)
 		dir[i] = i << 22 | 0x87;
 	wr_cr4(rd_cr4() | 1 << 4);
-	if (emulated() && catch(do_paging, 0, &x) == 13)
+	if (emulated() && catch (do_paging, 0, &x) == 13)
 		skip("this host's KVM has no paging outside long mode");
 	test_two_levels();
 	test_pae();

@@ -1,6 +1,6 @@
 /*
- * Real mode: segments, the interrupt table, exceptions, far calls, strings, an interrupt through the
- * 8259 (SDM 3A 20.1).
+ * Real mode: segments, the interrupt table, exceptions, far calls, strings, an interrupt through
+ * the 8259 (SDM 3A 20.1).
  */
 #include "guest.h"
 

@@ -41,8 +41,8 @@ static void test_general(void)
 
 static void test_msrs(void)
 {
-	static const uint32_t msr[] = { 0x174, 0x175, 0x176, 0xc0000081, 0xc0000082, 0xc0000083,
-					0xc0000084, 0xc0000102, 0x277, 0x1a0 };
+	static const uint32_t msr[] = { 0x174,      0x175,      0x176,      0xc0000081, 0xc0000082,
+					0xc0000083, 0xc0000084, 0xc0000102, 0x277,      0x1a0 };
 	uint64_t want[10];
 	unsigned bad = 0;
 

@@ -32,17 +32,17 @@ static void test_plain(void)
 	for (unsigned i = 0; i < sizeof(a); i++)
 		((uint8_t *)a)[i] = (uint8_t)(i * 7);
 	at = (struct regs){ (ulong)a[0] + 4000, (ulong)a[1] + 4000, 200, 0 };
-	check("movs", catch(do_movs, 0, NULL), -1);
+	check("movs", catch (do_movs, 0, NULL), -1);
 	check("movs data", memcmp(a[0] + 4000, a[1] + 4000, 96), 0);
 	check("movs rcx", at.rcx, 0);
 	check("movs rsi", at.rsi, (ulong)a[0] + 4200);
 	/* Overlapping by one: a fill. */
 	a[0][0] = 0x42;
 	at = (struct regs){ (ulong)a[0], (ulong)a[0] + 1, 300, 0 };
-	catch(do_movs, 0, NULL);
+	catch (do_movs, 0, NULL);
 	check("overlap fills", a[0][1] == 0x42 && a[0][300] == 0x42 && a[0][301] != 0x42, 1);
 	at = (struct regs){ (ulong)a[1] + 99, (ulong)a[2] + 99, 200, 0 };
-	catch(do_movs, 1, NULL);
+	catch (do_movs, 1, NULL);
 	check("down", at.rdi, (ulong)a[2] + 99 - 200);
 	check("down data", memcmp(a[2], a[1], 100), 0);
 }
@@ -55,7 +55,7 @@ static void test_fault(void)
 	isr[14] = on_pf;
 	at = (struct regs){ (ulong)a[1], VA + 4096 - 100, 1000, 0 };
 	memset(a[0] + 3996, 0, 100);
-	check("fault", catch(do_movs, 0, NULL), 14);
+	check("fault", catch (do_movs, 0, NULL), 14);
 	check("left", last.rcx, 900);
 	check("rdi", last.rdi, VA + 4096);
 	check("rsi", last.rsi, (ulong)a[1] + 100);
@@ -77,7 +77,10 @@ static void test_compare(void)
 	memset(a[0], 1, 4096);
 	memset(a[1], 1, 4096);
 	a[1][1000] = 2;
-	asm volatile("repe cmpsb; setz %3" : "+S"(s), "+D"(d), "+c"(n), "=q"(zf) : : "memory", "cc");
+	asm volatile("repe cmpsb; setz %3"
+		     : "+S"(s), "+D"(d), "+c"(n), "=q"(zf)
+		     :
+		     : "memory", "cc");
 	check("cmps stops", n, 4096 - 1001);
 	check("cmps zf", zf, 0);
 	d = a[1];

@@ -1,10 +1,11 @@
-/* What ring 3 may do by its gates and its IOPL: INT n, INT3, port I/O, CLI (SDM 3A 6.12.1.1, 1 19.5). */
+/* What ring 3 may do by its gates and its IOPL: INT n, INT3, port I/O, CLI (SDM 3A 6.12.1.1,
+ * 1 19.5). */
 #include "exc.h"
 
-#define ONE(name, text)                                                         \
-	static void __attribute__((naked)) name(ulong a)                        \
-	{                                                                       \
-		asm volatile(text "; ret");                                     \
+#define ONE(name, text)                                  \
+	static void __attribute__((naked)) name(ulong a) \
+	{                                                \
+		asm volatile(text "; ret");              \
 	}
 
 ONE(do_int41, "int $0x41")

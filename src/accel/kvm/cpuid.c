@@ -21,6 +21,15 @@ enum {
 	CPUID_1_ECX_HYPERVISOR = 1u << 31,
 };
 
+enum {
+	CPUID_1_ECX_XSAVE = 1 << 26,
+	/* User features, those that ring 3 needs no system's help for. */
+	CPUID_1_ECX_USER = 0x76d81203,
+	CPUID_7_ECX_USER = 0x00405f42,
+	CPUID_7_EDX_USER = 0x00000110,
+};
+#define CPUID_7_EBX_USER 0xf1af0329u
+
 static void cpuid_entry_from(struct cpuid_entry *d, const struct kvm_cpuid_entry2 *s)
 {
 	*d = (struct cpuid_entry){
@@ -41,6 +50,33 @@ static int cpuid_supported(int sys, struct kvm_cpuid_buf *b, struct err *e)
 	return kvm_call(sys, KVM_GET_SUPPORTED_CPUID, b, "read the supported CPUID", e);
 }
 
+/* Leaf 0xd as the host has it, all sub-leaves. */
+static void cpuid_unhide_xsave(struct cpuid_table *ret, const struct cpuid_table *host)
+{
+	for (unsigned i = 0; i < host->n; i++)
+		if (host->e[i].leaf == 0xd)
+			(void)cpuid_set(ret, &host->e[i]);
+}
+
+static void cpuid_unhide(struct cpuid_table *ret, struct cpuid_entry *one)
+{
+	struct cpuid_table host;
+	struct cpuid_entry h1, h7, *seven = cpuid_find(ret, 7, 0);
+
+	cpuid_host(&host);
+	cpuid_get(&host, 1, 0, &h1);
+	cpuid_get(&host, 7, 0, &h7);
+	if (one->ecx & CPUID_1_ECX_XSAVE || !(h1.ecx & CPUID_1_ECX_XSAVE))
+		return;
+	one->ecx |= h1.ecx & CPUID_1_ECX_USER;
+	if (seven) {
+		seven->ebx |= h7.ebx & CPUID_7_EBX_USER;
+		seven->ecx |= h7.ecx & CPUID_7_ECX_USER;
+		seven->edx |= h7.edx & CPUID_7_EDX_USER;
+	}
+	cpuid_unhide_xsave(ret, &host);
+}
+
 int kvm_cpuid(struct cpuid_table *ret, struct err *e)
 {
 	struct kvm_cpuid_buf b;
@@ -57,6 +93,7 @@ int kvm_cpuid(struct cpuid_table *ret, struct err *e)
 	struct cpuid_entry *one = cpuid_find(ret, 1, 0);
 	if (!one)
 		return err_set(e, EIO, "/dev/kvm: no CPUID leaf 1");
+	cpuid_unhide(ret, one);
 	one->ecx |= CPUID_1_ECX_X2APIC | (uint32_t)CPUID_1_ECX_HYPERVISOR;
 	if (kvm_cap(sys, KVM_CAP_TSC_DEADLINE_TIMER))
 		one->ecx |= CPUID_1_ECX_TSC_DEADLINE;

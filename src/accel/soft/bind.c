@@ -88,9 +88,12 @@ bool bind_feat(const struct cpuid_table *cpuid, unsigned feat)
 	return reg[b->reg] >> b->bit & 1;
 }
 
+/* Also put over an instruction that must not run any more (code_stop_after): it is the next. */
 void soft_block_end(struct scpu *c, const struct insn *i)
 {
-	c->rip = soft_next_rip(c, i);
+	uint64_t ip = soft_rip(c, i);
+
+	c->rip = c->code_size == 64 ? ip : (uint32_t)ip;
 }
 
 void soft_op_ud(struct scpu *c, const struct insn *i)

@@ -919,6 +919,9 @@ void seg_iret(struct scpu *c, const struct insn *i)
 	}
 	soft_mode_changed(c);
 	c->ev.nmi_masked = 0;
+	/* One that came meanwhile; IF does not matter to it. */
+	if (c->ev.nmi_pending)
+		sync_set_req(c);
 	soft_irq_window(c);
 	/*
 	 * An interrupt that waits already comes after the next instruction, as the time that a

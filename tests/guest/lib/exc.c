@@ -112,7 +112,7 @@ void exc_trap(struct frame *f)
 	leave(99);
 }
 
-int catch(void (*fn)(ulong), ulong arg, struct exc *ret)
+int catch (void (*fn)(ulong), ulong arg, struct exc *ret)
 {
 	catching = true;
 	caught = ret;

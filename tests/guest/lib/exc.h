@@ -67,7 +67,7 @@ extern struct tss tss;
 extern ulong user_flags;
 
 void exc_init(void);
-int catch(void (*fn)(ulong), ulong arg, struct exc *ret);
+int catch (void (*fn)(ulong), ulong arg, struct exc *ret);
 int catch_user(void (*fn)(ulong), ulong arg, struct exc *ret);
 /* DPL of a gate; IST (64-bit). */
 void gate_dpl(unsigned vector, unsigned dpl);
@@ -180,8 +180,8 @@ static inline void irq_wait(void)
 }
 
 /*
- * Takes the interrupts that are pending.  The window is long: where KVM emulates ring 0 it looks for
- * interrupts only every hundred instructions or so.
+ * Takes the interrupts that are pending.  The window is long: where KVM emulates ring 0 it looks
+ * for interrupts only every hundred instructions or so.
  */
 static inline void irq_window(void)
 {

@@ -24,7 +24,7 @@ static void put_hex(uint64_t v)
 	while (shift && !(v >> shift & 15))
 		shift -= 4;
 	for (; shift >= 0; shift -= 4)
-		outb(PORT_CONSOLE, (uint8_t)"0123456789abcdef"[v >> shift & 15]);
+		outb(PORT_CONSOLE, (uint8_t) "0123456789abcdef"[v >> shift & 15]);
 }
 
 /* 32 bits: a 64-bit division needs a library in the other modes. */
