@@ -116,6 +116,21 @@ static uint32_t dirty_next(struct tiny *b)
 	return ~0u;
 }
 
+static uint32_t dirty_do(struct tiny *b, uint32_t cmd)
+{
+	struct err e = { 0 };
+
+	switch (cmd) {
+	case TINY_DIRTY_START:
+		return accel_dirty_start(b->vm, &e) < 0;
+	case TINY_DIRTY_TAKE:
+		return dirty_take(b);
+	default:
+		accel_dirty_stop(b->vm);
+		return 0;
+	}
+}
+
 /* Things that happen later, on a thread of their own. */
 
 static void later_do(struct tiny *b, const struct tiny_later *l)
@@ -139,6 +154,16 @@ static void later_main(void *arg)
 
 	lock(&b->lock);
 	while (!b->later_stop) {
+		if (b->dirty_cmd) {
+			uint32_t cmd = b->dirty_cmd;
+
+			b->dirty_cmd = 0;
+			unlock(&b->lock);
+			uint32_t answer = dirty_do(b, cmd);
+			lock(&b->lock);
+			b->answer = answer;
+			continue;
+		}
 		if (!b->later_set) {
 			cond_wait(&b->cond, &b->lock);
 			continue;
@@ -234,21 +259,16 @@ static uint32_t cmd_trip(struct tiny *b)
 	return 0;
 }
 
+/* On the helper thread: an engine may wait for its vCPUs, and this one is in our callback. */
 static uint32_t cmd_dirty(struct tiny *b, uint32_t cmd)
 {
-	struct err e = { 0 };
-
-	switch (cmd) {
-	case TINY_DIRTY_START:
-		return accel_dirty_start(b->vm, &e) < 0;
-	case TINY_DIRTY_TAKE:
-		return dirty_take(b);
-	case TINY_DIRTY_NEXT:
+	if (cmd == TINY_DIRTY_NEXT)
 		return dirty_next(b);
-	default:
-		accel_dirty_stop(b->vm);
-		return 0;
-	}
+	lock(&b->lock);
+	b->dirty_cmd = cmd;
+	cond_wake_all(&b->cond);
+	unlock(&b->lock);
+	return TINY_PENDING;
 }
 
 static uint32_t cmd_irq(struct tiny *b, uint32_t cmd)
@@ -305,6 +325,7 @@ static uint64_t cmd_read(struct bus_range *r, uint64_t off, unsigned size)
 {
 	struct tiny *b = container_of(r, struct tiny, cmd);
 
+	SCOPED_LOCK(&b->lock);
 	switch (off) {
 	case 0:
 		return b->answer;
@@ -324,10 +345,19 @@ static void cmd_write(struct bus_range *r, uint64_t off, unsigned size, uint64_t
 {
 	struct tiny *b = container_of(r, struct tiny, cmd);
 
-	if (off == 0)
-		b->answer = tiny_command(b, (uint32_t)v);
-	else if (off == 4 || off == 8)
+	if (off == 4 || off == 8)
 		b->arg[off / 4 - 1] = (uint32_t)v;
+	if (off)
+		return;
+	lock(&b->lock);
+	b->answer = TINY_PENDING;
+	unlock(&b->lock);
+	uint32_t answer = tiny_command(b, (uint32_t)v);
+	if (answer == TINY_PENDING)
+		return;
+	lock(&b->lock);
+	b->answer = answer;
+	unlock(&b->lock);
 }
 
 static const struct bus_ops console_ops = { none_read, console_write, 1 };

@@ -26,6 +26,8 @@ enum {
 	TINY_ROM_GPA = 0xc0000,
 	TINY_ROM_LEN = 0x40000,
 };
+/* The result of a command that is not done yet. */
+#define TINY_PENDING 0xfffffffeu
 #define TINY_MMIO 0xd0000000ull
 
 enum tiny_cmd {
@@ -107,6 +109,8 @@ struct tiny {
 	int irq_fd;
 	struct tiny_later later;
 	bool later_set, later_stop;
+	/* For the helper thread; 0: nothing. */
+	uint32_t dirty_cmd;
 	struct thread later_thread;
 	uint64_t start_ns;
 	/* vCPU whose state makes a round trip when it comes out. */

@@ -93,7 +93,11 @@ uint32_t board(uint32_t cmd, uint32_t arg0, uint32_t arg1)
 	outl(PORT_ARG0, arg0);
 	outl(PORT_ARG1, arg1);
 	outl(PORT_CMD, cmd);
-	return inl(PORT_CMD);
+	uint32_t answer;
+	do
+		answer = inl(PORT_CMD);
+	while (answer == PENDING);
+	return answer;
 }
 
 void *memset(void *p, int c, size_t n)

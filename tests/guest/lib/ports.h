@@ -16,6 +16,7 @@ enum {
 	/* The result by which a guest says that it could not try. */
 	SKIPPED = 77,
 };
+#define PENDING 0xfffffffeu
 #define BOARD_MMIO 0xd0000000ul
 #define BOARD_ROM 0xc0000ul
 
