@@ -279,6 +279,12 @@ static void test_build_xsave(void **state)
 	assert_int_equal(cpuid_find(&t, 0xd, 1)->eax, 1);
 	assert_int_equal(cpuid_build(&t, &engine, "x86-64-v2", &topo1, &e), 0);
 	assert_null(cpuid_find(&t, 0xd, 0));
+	/* A component without its feature is not offered. */
+	cpu_feature_set(&engine, cpu_feature_find("avx", 3), false);
+	assert_int_equal(cpuid_build(&t, &engine, "x86-64-v3", &topo1, &e), 0);
+	assert_int_equal(cpuid_find(&t, 0xd, 0)->eax, 3);
+	assert_int_equal(cpuid_find(&t, 0xd, 0)->ecx, 576);
+	assert_null(cpuid_find(&t, 0xd, 2));
 }
 
 static void test_topology(void **state)

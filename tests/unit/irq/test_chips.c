@@ -62,6 +62,8 @@ static void test_ioapic_edge(void **state)
 	rig_eoi(1);
 	/* Once for each rise. */
 	assert_int_equal(rig_take(1), -1);
+	line_a.irqs->ops->line(line_a.irqs, 20, true);
+	assert_int_equal(rig_take(1), -1);
 	irq_line_set(&line_a, false);
 	irq_line_pulse(&line_a);
 	assert_int_equal(rig_take(1), 0x55);
@@ -155,6 +157,70 @@ static void test_shared_line(void **state)
 	irq_line_set(&line_b, false);
 	rig_eoi(0);
 	assert_int_equal(rig_take(0), -1);
+}
+
+/* Lines alone. */
+
+static unsigned told, told_level;
+
+static void tell(struct irqs *q, unsigned gsi, bool level)
+{
+	__atomic_fetch_add(&told, 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&told_level, level, __ATOMIC_RELAXED);
+}
+
+static const struct irq_ops tell_ops = { .name = "tell", .line = tell };
+
+/* Only changes of the wire reach the chips. */
+static void test_line_calls(void **state)
+{
+	struct irqs q = { .ops = &tell_ops };
+	struct irq_line a = { .irqs = &q, .gsi = 9 }, b = a;
+
+	told = 0;
+	irq_line_set(&a, false);
+	assert_int_equal(told, 0);
+	irq_line_set(&a, true);
+	irq_line_set(&a, true);
+	irq_line_set(&b, true);
+	assert_int_equal(told, 1);
+	assert_int_equal(q.level, 1 << 9);
+	irq_line_set(&a, false);
+	assert_int_equal(told, 1);
+	irq_line_set(&b, false);
+	assert_int_equal(told, 2);
+	assert_int_equal(q.level, 0);
+}
+
+static void toggle(void *arg)
+{
+	struct irq_line *l = arg;
+
+	for (unsigned n = 0; n < 20001; n++)
+		irq_line_set(l, !(n & 1));
+}
+
+/* Devices that share a line race: what the chips hear last is what the wire is. */
+static void test_line_race(void **state)
+{
+	struct irqs q = { .ops = &tell_ops };
+	struct irq_line l[3];
+	struct thread t[3] = { 0 };
+	struct err e;
+
+	for (unsigned round = 0; round < 20; round++) {
+		for (unsigned i = 0; i < COUNT_OF(l); i++) {
+			l[i] = (struct irq_line){ .irqs = &q, .gsi = 9 };
+			assert_int_equal(thread_start(&t[i], "toggle", toggle, &l[i], &e), 0);
+		}
+		for (unsigned i = 0; i < COUNT_OF(l); i++)
+			thread_join(&t[i]);
+		assert_int_equal(told_level, 1);
+		assert_int_equal(q.holders[9], 3);
+		for (unsigned i = 0; i < COUNT_OF(l); i++)
+			irq_line_set(&l[i], false);
+		assert_int_equal(told_level, 0);
+	}
 }
 
 static void test_isa_lines(void **state)
@@ -389,6 +455,8 @@ int main(void)
 		T(test_ioapic_no_destination),
 		T(test_ioapic_modes),
 		T(test_shared_line),
+		T(test_line_calls),
+		T(test_line_race),
 		T(test_isa_lines),
 		T(test_msi),
 		T(test_virtual_wire),

@@ -175,6 +175,13 @@ static void test_priority_model(void **state)
 
 static void test_errors(void **state)
 {
+	/* Masked: only recorded. */
+	wr(0x370, 0x100fe);
+	lapic_post(&rig.l[0], 5, false);
+	assert_int_equal(lapic_pending(&rig.l[0]), -1);
+	wr(0x280, 0);
+	assert_int_equal(rd(0x280), 1 << 6);
+	wr(0x280, 0);
 	wr(0x370, 0xfe);
 	lapic_post(&rig.l[0], 5, false);
 	assert_int_equal(rig_take(0), 0xfe);
@@ -361,6 +368,9 @@ static void test_x2apic(void **state)
 		rig_x2(i);
 	assert_int_equal(msr_get(3, 0x802), 3);
 	assert_int_equal(msr_get(3, 0x80d), 8);
+	rig.l[3].apic_id = 0x2f;
+	assert_int_equal(msr_get(3, 0x80d), 0x28000);
+	rig.l[3].apic_id = 3;
 	/* No DFR, no ICR high half, write-only and read-only registers, reserved bits. */
 	assert_int_equal(lapic_msr_read(&rig.l[0], 0x80e, &v), -EPERM);
 	assert_int_equal(lapic_msr_read(&rig.l[0], 0x831, &v), -EPERM);
