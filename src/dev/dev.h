@@ -58,7 +58,7 @@ enum board_request {
 	BOARD_POWEROFF,
 	/* isa-debug-exit: the process ends with status (value << 1) | 1. */
 	BOARD_EXIT,
-	/* A disk error that pauses the VM until `cont`; the value says what: enum board_io_error. */
+	/* A disk error that pauses the VM until `cont`; the value: enum board_io_error. */
 	BOARD_IO_ERROR,
 	/* pvpanic. */
 	BOARD_PANIC,

@@ -19,6 +19,8 @@ struct fuzz {
 	const uint8_t *p, *end;
 	/* The backend's part of the program.  [NULL] */
 	void (*backend)(struct fuzz *f, uint64_t arg);
+	/* What is held up must end: the VM is about to be paused.  [NULL] */
+	void (*pausing)(struct fuzz *f);
 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -123,13 +125,20 @@ static inline void fuzz_poke_mem(struct fuzz *f)
 		*rig_ram(f->r, at++) = (uint8_t)fuzz_num(f, 1);
 }
 
+static inline void fuzz_stop(struct fuzz *f)
+{
+	if (f->pausing)
+		f->pausing(f);
+	board_stop(&f->r->board);
+}
+
 /* Saved, bent at one place, loaded into the same device. */
 static inline void fuzz_state(struct fuzz *f)
 {
 	struct state_buf b = { 0 };
 	struct err e = { 0 };
 
-	board_stop(&f->r->board);
+	fuzz_stop(f);
 	if (board_save(&f->r->board, &b, &e) < 0)
 		rig_die("save", e.msg);
 	b.data[fuzz_num(f, 2) % b.len] ^= (uint8_t)fuzz_num(f, 1);
@@ -202,7 +211,7 @@ static inline void fuzz_op(struct fuzz *f)
 		if (off & 1) {
 			fuzz_state(f);
 		} else if (off & 2) {
-			board_stop(&r->board);
+			fuzz_stop(f);
 			if (off & 4)
 				board_reset(&r->board);
 			board_start(&r->board);

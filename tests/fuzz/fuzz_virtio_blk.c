@@ -52,7 +52,7 @@ static void disk_post(struct loop_post *p)
 {
 	struct disk *d = container_of(p, struct disk, post);
 
-	if (!d->hold || d->f.v->paused)
+	if (!d->hold)
 		disk_go(d);
 }
 
@@ -80,16 +80,20 @@ static void disk_backend(struct fuzz *f, uint64_t arg)
 		disk_go(d);
 }
 
-/* Held requests end while the device waits for them in a pause. */
-static void disk_unhold(struct disk *d)
+/* Held requests end while the device waits for them. */
+static void disk_unhold(struct fuzz *f)
 {
+	struct disk *d = container_of(f, struct disk, f);
+
 	d->hold = false;
 	loop_post(d->b.loop, &d->post);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct disk d = { .f = { .r = rig_new(), .backend = disk_backend } };
+	struct disk d = {
+		.f = { .r = rig_new(), .backend = disk_backend, .pausing = disk_unhold }
+	};
 	const struct virtio_blk_opts o = {
 		.name = "disk0",
 		.blk = &d.b,
@@ -113,7 +117,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (virtio_blk_new(&d.f.v, &d.f.r->board, &o, &e) < 0)
 		rig_die("blk", e.msg);
 	fuzz_run(&d.f, data, size);
-	disk_unhold(&d);
+	disk_unhold(&d.f);
 	rig_free(d.f.r);
 	if (d.submitted != d.ended)
 		rig_die("blk", "a request without an end");

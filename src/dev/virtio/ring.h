@@ -59,7 +59,8 @@ NODISCARD int virtq_retake(struct virtq *q, uint16_t head, struct virtq_chain *c
 void virtq_fill(struct virtq *q, unsigned i, uint16_t head, uint32_t len);
 void virtq_flush(struct virtq *q, unsigned n);
 void virtq_push(struct virtq *q, uint16_t head, uint32_t len);
-/* Interrupt the driver if it wants one for what was pushed since the last call; nothing pushed: none. */
+/* Interrupt the driver if it wants one for what was pushed since the last call; nothing pushed:
+ * none. */
 void virtq_interrupt(struct virtq *q);
 
 /* Ask the driver not to ring. */

@@ -209,6 +209,10 @@ static void test_bar_decode(void **state)
 	struct toy *t = toy_new(r, 3);
 	const uint64_t high = 0x4000000000;
 
+	/* Address 0 is none. */
+	rig_cfg_set(r, 3, PCI_COMMAND, 2, PCI_CMD_MEM | PCI_CMD_IO);
+	assert_int_equal(t->on, 0);
+	rig_cfg_set(r, 3, PCI_COMMAND, 2, 0);
 	rig_cfg_set(r, 3, PCI_BAR0, 4, RIG_MMIO + 0x10000);
 	rig_cfg_set(r, 3, PCI_BAR0 + 8, 4, 0xc100);
 	rig_cfg_set(r, 3, PCI_BAR0 + 16, 4, 0);
@@ -264,7 +268,12 @@ static void test_overlap(void **state)
 	rig_cfg_set(r, 3, PCI_BAR0, 4, b);
 	assert_int_equal(bus_read(&r->mmio, a + 8, 4), 8);
 	assert_int_equal(bus_read(&r->mmio, b + 8, 4), 8);
-	rig_cfg_set(r, 3, PCI_COMMAND, 2, 0);
+	/* The other way round: 3 waits for the place of 4. */
+	rig_cfg_set(r, 3, PCI_BAR0, 4, a);
+	rig_cfg_set(r, 4, PCI_BAR0, 4, b);
+	assert_int_equal(bus_read(&r->mmio, a + 8, 4), 8);
+	assert_int_equal(bus_read(&r->mmio, b + 8, 4), 8);
+	rig_cfg_set(r, 4, PCI_COMMAND, 2, 0);
 	assert_int_equal(bus_read(&r->mmio, a + 8, 4), 8);
 	assert_int_equal(bus_read(&r->mmio, b + 8, 4), 0xffffffff);
 	/* Onto the ECAM window: that one is nobody's to take. */

@@ -464,6 +464,16 @@ static void test_dirty(void **state)
 	assert_false(virtq_notify_on(&f.q, 0));
 	assert_int_equal(gmem_dirty_take(&f.m, 0, bits), 1);
 	fix_fini(&f);
+
+	/* In a large ring an element and the index are on different pages. */
+	fix_init(&f, 1024, 0);
+	vring_add(&f.drv, &b, 1, false);
+	f.q.used_at = 600;
+	assert_int_equal(gmem_log_start(&f.m, &e), 0);
+	assert_int_equal(virtq_pop(&f.q, &f.c), 1);
+	virtq_push(&f.q, f.c.head, 0);
+	assert_int_equal(gmem_dirty_take(&f.m, 0, bits), 2);
+	fix_fini(&f);
 }
 
 /* A request that was popped before a save is taken again by its head, and counts. */

@@ -178,11 +178,17 @@ static void test_needs_reset(void **state)
 	vd_kick(&d, 0);
 	rig_run(r);
 	assert_int_equal(r->msi[RIG_MSI_DATA + 1], 1);
-	/* A pause and a resume do not wake it. */
+	/* A pause and a resume do not wake it, nor does a ring that is good again. */
+	const struct vbuf b = { BUF, 8, true };
+	uint16_t head;
+	uint32_t len;
 	board_stop(&r->board);
+	d.q[0].avail_idx = 0;
+	vring_add(&d.q[0], &b, 1, false);
 	board_start(&r->board);
 	rig_run(r);
 	assert_int_equal(vd_get(&d, VC_STATUS, 1), ALL_OK | VIRTIO_NEEDS_RESET);
+	assert_false(vring_get(&d.q[0], &head, &len));
 	vd_start(&d, r, d.slot, 0, 1);
 	assert_int_equal(rng_ask(&d, 8), 8);
 

@@ -10,6 +10,7 @@
 
 enum {
 	SECTORS = 2048,
+	HELD = 4096,
 	HDR = 0x10000,
 	DATA = 0x20000,
 	STATUS = 0x11000,
@@ -37,7 +38,7 @@ struct mem_disk {
 	/* Answer of the next operations; hold: keep them until mem_go(). */
 	int rc, fail_op;
 	bool hold;
-	struct blk_req *held[512];
+	struct blk_req *held[HELD];
 	unsigned nheld, ops[5], fua, unmap;
 	struct loop_post post;
 };
@@ -62,7 +63,7 @@ static void mem_do(struct mem_disk *d, struct blk_req *r)
 static void mem_go(struct mem_disk *d)
 {
 	unsigned n = d->nheld;
-	struct blk_req *r[512];
+	struct blk_req *r[HELD];
 
 	memcpy(r, d->held, sizeof(r));
 	d->nheld = 0;
@@ -407,6 +408,36 @@ static void test_deep(void **state)
 	fix_free(f);
 }
 
+/* More requests than the pool has: the rest wait in their rings, and their turn comes. */
+static void test_pool(void **state)
+{
+	const struct virtio_blk_opts o = { .queues = 8, .queue_size = 256 };
+	const struct vbuf b[] = { { HDR, 16, false }, { STATUS, 1, true } };
+	struct fix *f = fix_new(&o);
+	uint16_t head;
+	uint32_t len;
+
+	fix_start(f, F_MQ | F_FLUSH | VIRTIO_F_INDIRECT);
+	st_le32(rig_ram(f->r, HDR), T_FLUSH);
+	f->disk.hold = true;
+	for (unsigned q = 0; q < 8; q++) {
+		for (unsigned i = 0; i < 256; i++)
+			assert_true(vring_add(&f->d.q[q], b, 2, true) >= 0);
+		vd_kick(&f->d, q);
+	}
+	rig_run(f->r);
+	assert_int_equal(f->disk.nheld, 1024);
+	f->disk.hold = false;
+	loop_post(f->r->loop, &f->disk.post);
+	for (unsigned i = 0; i < 20; i++)
+		rig_run(f->r);
+	assert_int_equal(f->disk.ops[BLK_FLUSH], 2048);
+	for (unsigned q = 0; q < 8; q++)
+		for (unsigned i = 0; i < 256; i++)
+			assert_true(vring_get(&f->d.q[q], &head, &len));
+	fix_free(f);
+}
+
 /* A pause waits for what is in flight, and its completion reaches the guest. */
 static void release(struct loop_post *p);
 
@@ -443,6 +474,18 @@ static void test_pause_drains(void **state)
 	assert_int_equal(f->disk.b.inflight, 0);
 	assert_true(vring_get(&f->d.q[0], &head, &len));
 	assert_int_equal(vd_irqs(&f->d, 0), 1);
+	/* One that ends just before the pause: its interrupt is not lost either. */
+	board_start(&f->r->board);
+	rig_run(f->r);
+	vring_set_used_event(&f->d.q[0], f->d.q[0].used_idx);
+	ask(f, 0, T_OUT, 3, 512, 0);
+	vd_kick(&f->d, 0);
+	rig_run(f->r);
+	loop_post(f->r->loop, &l.post);
+	l.rounds = 0;
+	board_stop(&f->r->board);
+	assert_true(vring_get(&f->d.q[0], &head, &len));
+	assert_int_equal(vd_irqs(&f->d, 0), 2);
 	/* While paused nothing is taken. */
 	f->disk.hold = false;
 	ask(f, 0, T_OUT, 3, 512, 0);
@@ -659,11 +702,11 @@ int main(void)
 		cmocka_unit_test(test_write_through), cmocka_unit_test(test_config),
 		cmocka_unit_test(test_refused_opts),  cmocka_unit_test(test_readonly),
 		cmocka_unit_test(test_ranges),        cmocka_unit_test(test_no_status),
-		cmocka_unit_test(test_deep),          cmocka_unit_test(test_pause_drains),
-		cmocka_unit_test(test_reset_waits),   cmocka_unit_test(test_report),
-		cmocka_unit_test(test_enospc),        cmocka_unit_test(test_stalled_state),
-		cmocka_unit_test(test_flush_fails),   cmocka_unit_test(test_reset_stalled),
-		cmocka_unit_test(test_dirty),
+		cmocka_unit_test(test_deep),          cmocka_unit_test(test_pool),
+		cmocka_unit_test(test_pause_drains),  cmocka_unit_test(test_reset_waits),
+		cmocka_unit_test(test_report),        cmocka_unit_test(test_enospc),
+		cmocka_unit_test(test_stalled_state), cmocka_unit_test(test_flush_fails),
+		cmocka_unit_test(test_reset_stalled), cmocka_unit_test(test_dirty),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
