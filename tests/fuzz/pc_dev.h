@@ -65,7 +65,8 @@ static inline void fuzz_reload(const struct fuzz_dev *f, struct input *in, bool 
 	rig_wall = wall;
 	f->make();
 	if (!spoil) {
-		BUG_ON(board_load(&rig.board, buf.data, buf.len, &e) < 0);
+		if (board_load(&rig.board, buf.data, buf.len, &e) < 0)
+			BUG(e.msg);
 		fuzz_same(&buf);
 	}
 	for (unsigned n = spoil ? in8(in) % 16 : 0; n; n--) {

@@ -573,7 +573,7 @@ static int pit_check(const void *obj, struct err *e)
 		if (c->mode > 5 || c->rw > RW_BOTH || c->bcd > 1 || c->latched > 2 ||
 		    c->count > 65536 || c->next > 65536)
 			return err_set(e, EPROTO, "channel %u: no such mode or count", i);
-		if (c->counting && (!c->count || (now - c->start) >> 62))
+		if (c->held >> 61 || (c->counting && (!c->count || (now - c->start) >> 62)))
 			return err_set(e, EPROTO, "channel %u counts from the future", i);
 	}
 	return 0;

@@ -277,6 +277,9 @@ static void test_peek(void **state UNUSED)
 	st_le16(bad + 6, 48);
 	assert_int_equal(state_peek(bad, sizeof(bad), &h, &e), -EPROTO);
 	st_le16(bad + 6, 47);
+	/* With a zero inside; without. */
+	assert_int_equal(state_peek(bad, sizeof(bad), &h, &e), -EPROTO);
+	memset(bad + 8, 'n', 47);
 	assert_int_equal(state_peek(bad, sizeof(bad), &h, &e), 0);
 	st_le32(bad, 47 + 4 + 3);
 	assert_int_equal(state_peek(bad, sizeof(bad), &h, &e), -EPROTO);
