@@ -29,6 +29,8 @@ struct seed {
 
 struct orc_gen {
 	uint64_t rnd;
+	/* 64 or 32: code size. */
+	unsigned bits;
 	unsigned next;
 	unsigned nform;
 	uint16_t form[INSN_FORMS];
@@ -185,7 +187,7 @@ static void seed_try(struct orc_gen *g, const struct seed *s)
 	put(&o, s->modrm);
 	/* A SIB byte with index 1: gathers want three different registers. */
 	b[o.n] = 0x08;
-	if (soft_decode(b, sizeof(b), 64, &i) < 0 || !wanted(&insn_forms[i.form]))
+	if (soft_decode(b, sizeof(b), g->bits, &i) < 0 || !wanted(&insn_forms[i.form]))
 		return;
 	unsigned n = g->count[i.form]++, at = n;
 	if (n >= SEEDS)
@@ -196,7 +198,7 @@ static void seed_try(struct orc_gen *g, const struct seed *s)
 	g->seed[i.form][at].has_modrm = i.modrm == s->modrm;
 }
 
-struct orc_gen *orc_gen_new(uint64_t seed)
+struct orc_gen *orc_gen_new(uint64_t seed, unsigned bits)
 {
 	static const uint8_t maps[] = { 0, 1, 2, 3, 5, 6, 7 };
 	struct orc_gen *g = calloc(1, sizeof(*g));
@@ -204,6 +206,7 @@ struct orc_gen *orc_gen_new(uint64_t seed)
 	if (!g)
 		abort();
 	g->rnd = seed;
+	g->bits = bits;
 	for (unsigned m = 0; m < sizeof(maps); m++)
 		for (unsigned op = 0; op < 256; op++)
 			for (unsigned k = 0; k < 16; k++)
@@ -215,7 +218,7 @@ struct orc_gen *orc_gen_new(uint64_t seed)
 							  .opcode = (uint8_t)op,
 							  .modrm = (uint8_t)modrm };
 
-					if (s.l && s.map < 5)
+					if ((s.l || (s.w && bits == 32)) && s.map < 5)
 						continue;
 					seed_try(g, &s);
 				}
@@ -354,6 +357,7 @@ static void random_state(struct orc_gen *g, struct orc_case *c)
 	s->cr2 = 0;
 	for (unsigned k = 0; k < ORC_MEM; k += 32)
 		random_ymm(g, c->mem + k);
+	c->bits = g->bits;
 	c->rip = ORC_CODE + 0x800 + below(g, 16);
 	s->rip = c->rip;
 	/* A stack that works, a little crooked now and then. */
@@ -379,8 +383,10 @@ static uint64_t target(struct orc_gen *g, unsigned size, bool aligned)
 		t = ORC_P2 + 0x1000 - below(g, size + 2);
 	else if (kind < 98)
 		t = ORC_P2 + 64;
-	else
+	else if (g->bits == 64)
 		t = 0x800000000000ull + rnd(g) % 64;
+	else
+		t = 0xfffff000 + rnd(g) % 64;
 	if (aligned && chance(g, 85))
 		t &= ~(uint64_t)(size - 1);
 	return t;
@@ -457,8 +463,9 @@ static void put_mem(struct orc_gen *g, struct out *o, struct orc_state *s, struc
 			disp = (int32_t)t;
 		} else {
 			put(o, reg << 3 | 5);
-			*ret_disp_at = o->n;
-			disp = 0;
+			if (g->bits == 64)
+				*ret_disp_at = o->n;
+			disp = g->bits == 64 ? 0 : (int32_t)t;
 		}
 		for (unsigned k = 0; k < 4; k++)
 			put(o, (uint32_t)disp >> 8 * k & 255);
@@ -579,9 +586,16 @@ static void setup_implied(struct orc_gen *g, struct orc_case *c, const struct in
 
 static void random_regs(struct orc_gen *g, struct regs *r, bool simple)
 {
-	*r = (struct regs){ .reg = below(g, 16), .rm = below(g, 16), .x = below(g, 16) };
+	unsigned n = g->bits == 64 ? 16 : 8;
+
+	*r = (struct regs){ .reg = below(g, n), .rm = below(g, n), .x = below(g, n) };
 	if (simple)
 		return;
+	if (g->bits == 32) {
+		if (chance(g, 5))
+			r->seg = (uint8_t)(0x26 + 8 * below(g, 4));
+		return;
+	}
 	if (chance(g, 5))
 		r->a32 = true;
 	if (chance(g, 5))
@@ -604,7 +618,7 @@ static bool gen_insn(struct orc_gen *g, struct orc_case *c, struct out *o, unsig
 	if (!op.vvvv)
 		r.vvvv = 0;
 	else
-		r.vvvv = below(g, 16);
+		r.vvvv = below(g, g->bits == 64 ? 16 : 8);
 	if (s.has_modrm && !op.reg)
 		r.reg = s.modrm >> 3 & 7;
 	if (!s.has_modrm) {
@@ -657,9 +671,10 @@ static bool gen_insn(struct orc_gen *g, struct orc_case *c, struct out *o, unsig
 		o->p[o->n] = (uint8_t)d;
 		memset(o->p + o->n + 1, d < 0 ? 0xff : 0, 3);
 	}
-	int len = soft_decode(o->p + start, 15, 64, ret);
+	int len = soft_decode(o->p + start, 15, g->bits, ret);
 	/* FS is the C library's in the child. */
-	if (len < 0 || ret->form != form || ret->seg == X86_FS) {
+	if (len < 0 || ret->form != form || ret->seg == X86_FS ||
+	    (g->bits == 32 && ret->seg == X86_GS)) {
 		o->n = start;
 		return false;
 	}
@@ -679,6 +694,9 @@ static bool in_sequence(const struct insn_form *f)
 {
 	struct opnds o = opnds_of(f);
 
+	/* Decimal adjustments leave undefined flags behind. */
+	if (f->flags & INSF_NOT64)
+		return false;
 	return (f->class == INSC_INT || f->class == INSC_HOST) && !o.vsib && !o.xlat &&
 	       !o.maskmov && !(f->flags & (INSF_STACK | INSF_BITSTR)) && f->sop != SOP_DIV &&
 	       f->sop != SOP_IDIV && f->mem_size != INSZ_FPENV && f->mem_size != INSZ_FPSTATE;
@@ -705,4 +723,6 @@ void orc_gen_case(struct orc_gen *g, struct orc_case *c, bool sequence)
 			c->form = i.form, c->ninsn++;
 	}
 	c->len = o.n;
+	for (unsigned k = 0; k < 16 && g->bits == 32; k++)
+		c->in.gpr[k] = k < 8 ? (uint32_t)c->in.gpr[k] : 0;
 }

@@ -2,11 +2,11 @@
  * A case on the host's own CPU.  Runs in a forked process whose memory at ORC_AREA and ORC_DATA is
  * as the cases expect; a wild store can hurt nobody but the child, whose death the parent reports.
  *
- * orc_enter() loads the whole register state, RSP too, from a struct at a fixed address (absolute
- * 32-bit addressing needs no register), and jumps to the code.  The code ends in a jump to the
- * other half, which stores the state.  Exceptions come as signals; their handler takes the state
- * out of the signal frame.  A branch ends in the INT3s around the code: no exception, RIP is what
- * counts.
+ * orc_enter() (native_stub.S) loads the whole register state, RSP too, from a struct at a fixed
+ * address (absolute 32-bit addressing needs no register), and jumps to the code.  The code ends in
+ * a jump to the other half, which stores the state.  Exceptions come as signals; their handler
+ * takes the state out of the signal frame.  A branch ends in the INT3s around the code: no
+ * exception, RIP is what counts.
  */
 #include "oracle.h"
 
@@ -20,7 +20,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-/* At ORC_NATIVE; offsets are in the assembler below too. */
+/* At ORC_NATIVE; native_stub.S has the offsets too. */
 struct native {
 	uint64_t gpr[16];    /* 0x000 */
 	uint64_t out[16];    /* 0x080 */
@@ -29,67 +29,35 @@ struct native {
 	uint64_t entry;      /* 0x110 */
 	uint64_t exit;       /* 0x118 */
 	uint64_t host_rsp;   /* 0x120 */
-	uint64_t pad[3];
+	/* Far pointer to the 32-bit half of the way in; addresses of the ways out. */
+	uint32_t far_off, far_sel;                    /* 0x128 */
+	uint64_t exit32;                              /* 0x130 */
+	uint64_t exit64;                              /* 0x138 */
 	uint8_t ymm[16][32];                          /* 0x140 */
 	uint8_t out_ymm[16][32];                      /* 0x340 */
 	uint8_t fx[512] __attribute__((aligned(64))); /* 0x540 */
 	uint8_t out_fx[512];                          /* 0x740 */
 };
-static_assert(offsetof(struct native, out_fx) == 0x740, "the assembler below");
+static_assert(offsetof(struct native, out_fx) == 0x740, "native_stub.S");
 
 void orc_enter(void);
-extern char orc_exit[], orc_exit_fault[];
-
-#define N "0x13574000+"
-#define FOR_GPRS(X)                                                                        \
-	X("rax", "0")                                                                      \
-	X("rcx", "1")                                                                      \
-	X("rdx", "2") X("rbx", "3") X("rbp", "5") X("rsi", "6") X("rdi", "7") X("r8", "8") \
-		X("r9", "9") X("r10", "10") X("r11", "11") X("r12", "12") X("r13", "13")   \
-			X("r14", "14") X("r15", "15")
-#define LOAD(r, n) "mov " N n "*8, %" r "\n\t"
-#define STORE(r, n) "mov %" r ", " N "0x80+" n "*8\n\t"
-#define FOR_YMMS(X)                                                                             \
-	X("0")                                                                                  \
-	X("1")                                                                                  \
-	X("2") X("3") X("4") X("5") X("6") X("7") X("8") X("9") X("10") X("11") X("12") X("13") \
-		X("14") X("15")
-#define YLOAD(n) "vmovdqu " N "0x140+" n "*32, %ymm" n "\n\t"
-#define YSTORE(n) "vmovdqu %ymm" n ", " N "0x340+" n "*32\n\t"
-
-asm(".text\n"
-    ".globl orc_enter, orc_exit, orc_exit_fault\n"
-    "orc_enter:\n\t"
-    "push %rbx\n\tpush %rbp\n\tpush %r12\n\tpush %r13\n\tpush %r14\n\tpush %r15\n\t"
-    "mov %rsp, " N "0x120\n\t"
-    "fxrstor64 " N "0x540\n\t" FOR_YMMS(
-	    YLOAD) "push " N "0x100\n\t"
-		   "popfq\n\t" FOR_GPRS(LOAD) LOAD(
-			   "rsp",
-			   "4") "jmp *" N "0x110\n"
-				"orc_exit:\n\t" STORE(
-					"rsp",
-					"4") "mov " N
-					     "0x120, %rsp\n\t" FOR_GPRS(
-						     STORE) "pushfq\n\tpop " N
-							    "0x108\n\t" FOR_YMMS(
-								    YSTORE) "fxsave64 " N "0x740\n"
-									    "orc_exit_fault:\n\t"
-									    "cld\n\t"
-									    "fninit\n\t"
-									    "movl $0x1f80, "
-									    "-8(%rsp)\n\t"
-									    "ldmxcsr -8(%rsp)\n\t"
-									    "vzeroupper\n\t"
-									    "pop %r15\n\tpop "
-									    "%r14\n\tpop "
-									    "%r13\n\tpop "
-									    "%r12\n\tpop "
-									    "%rbp\n\tpop %rbx\n\t"
-									    "ret\n");
+void orc_enter32(void);
+extern char orc_exit[], orc_exit_fault[], orc_in32[], orc_out32[], orc_end32[], orc_out64[];
 
 static struct native *const nat = (struct native *)ORC_NATIVE;
 static struct orc_state *nat_out;
+
+/* Of a 32-bit case, as the signal frame has it or as it was stored. */
+static void native_halves(struct orc_state *s)
+{
+	for (unsigned k = 0; k < 8; k++)
+		s->gpr[k] = (uint32_t)s->gpr[k];
+	for (unsigned k = 8; k < 16; k++)
+		s->gpr[k] = 0;
+	s->rflags = (uint32_t)s->rflags;
+}
+
+static bool nat_is32;
 
 static void native_signal(int sig, siginfo_t *info, void *ctx)
 {
@@ -123,6 +91,8 @@ static void native_signal(int sig, siginfo_t *info, void *ctx)
 		else
 			memset(s->ymm[k] + 16, 0, 16);
 	}
+	if (nat_is32)
+		native_halves(s);
 	if (sig == SIGTRAP) {
 		s->vector = -1;
 		s->err = 0;
@@ -136,6 +106,8 @@ static void native_signal(int sig, siginfo_t *info, void *ctx)
 	}
 	m->gregs[REG_RIP] = (greg_t)(uintptr_t)orc_exit_fault;
 	m->gregs[REG_RSP] = (greg_t)nat->host_rsp;
+	/* CS of 64-bit code. */
+	m->gregs[REG_CSGSFS] = (m->gregs[REG_CSGSFS] & ~0xffffll) | 0x33;
 	m->gregs[REG_EFL] = 0x202;
 }
 
@@ -153,6 +125,7 @@ static void *map_fixed(uint64_t at, size_t len, int prot)
 
 void orc_native_init(void)
 {
+	static const uint8_t jump64[] = { 0xff, 0x24, 0x25, 0x38, 0x41, 0x57, 0x13 };
 	static const int signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP };
 	struct sigaction sa = { .sa_sigaction = native_signal,
 				.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
@@ -166,6 +139,13 @@ void orc_native_init(void)
 	if (mprotect((void *)ORC_P2, 0x1000, PROT_READ))
 		_exit(98);
 	nat->exit = (uintptr_t)orc_exit;
+	nat->exit64 = (uintptr_t)orc_out64;
+	nat->exit32 = ORC_STUB32 + (uint64_t)(orc_out32 - orc_in32);
+	nat->far_off = ORC_STUB32;
+	nat->far_sel = 0x23;
+	memcpy((void *)(uintptr_t)ORC_STUB32, orc_in32, (size_t)(orc_end32 - orc_in32));
+	/* jmp *exit64 */
+	memcpy((void *)(uintptr_t)ORC_BACK64, jump64, sizeof(jump64));
 	st.ss_sp = malloc(st.ss_size);
 	sigaltstack(&st, NULL);
 	for (unsigned k = 0; k < COUNT_OF(signals); k++)
@@ -186,7 +166,9 @@ static void native_mem(uint8_t *mem, const uint8_t *from)
 
 void orc_native_run(const struct orc_case *c, struct orc_result *ret)
 {
-	static const uint8_t back[] = { 0xff, 0x24, 0x25, 0x18, 0x41, 0x57, 0x13 };
+	/* jmp *exit, jmp *exit32 */
+	static const uint8_t back64[] = { 0xff, 0x24, 0x25, 0x18, 0x41, 0x57, 0x13 };
+	static const uint8_t back32[] = { 0xff, 0x25, 0x30, 0x41, 0x57, 0x13, 0xcc };
 	uint8_t *code = (uint8_t *)(uintptr_t)c->rip;
 	struct orc_state *s = &ret->s;
 
@@ -197,14 +179,20 @@ void orc_native_run(const struct orc_case *c, struct orc_result *ret)
 	nat->rflags = c->in.rflags | 0x202;
 	nat->entry = c->rip;
 	memcpy(code, c->code, c->len);
-	memcpy(code + c->len, back, sizeof(back));
+	memcpy(code + c->len, c->bits == 64 ? back64 : back32, sizeof(back64));
 	native_mem(NULL, c->mem);
 	s->vector = -2;
 	nat_out = s;
-	orc_enter();
+	nat_is32 = c->bits == 32;
+	if (c->bits == 64)
+		orc_enter();
+	else
+		orc_enter32();
 	nat_out = NULL;
 	if (s->vector == -2) {
 		memcpy(s->gpr, nat->out, sizeof(s->gpr));
+		if (c->bits == 32)
+			native_halves(s);
 		memcpy(s->ymm, nat->out_ymm, sizeof(s->ymm));
 		memcpy(s->fx, nat->out_fx, sizeof(s->fx));
 		memcpy(&s->mxcsr, nat->out_fx + 24, 4);
@@ -215,5 +203,5 @@ void orc_native_run(const struct orc_case *c, struct orc_result *ret)
 		s->cr2 = 0;
 	}
 	native_mem(ret->mem, NULL);
-	memset(code, 0xcc, c->len + sizeof(back));
+	memset(code, 0xcc, c->len + sizeof(back64));
 }

@@ -18,6 +18,8 @@ enum {
 	ORC_CODE = ORC_AREA + 0x1000,
 	ORC_CODE_PAGES = 3,
 	ORC_NATIVE = ORC_AREA + 0x4000,
+	ORC_STUB32 = ORC_AREA + 0x5000,
+	ORC_BACK64 = ORC_AREA + 0x5f00,
 	ORC_DATA = 0x20000000,
 	ORC_DATA_PAGES = 3,
 	ORC_P1 = ORC_DATA + 0x1000,
@@ -59,6 +61,8 @@ struct orc_case {
 	unsigned len;
 	unsigned ninsn;
 	uint16_t off[ORC_INSNS];
+	/* 64, or 32: then in compatibility mode, and the upper halves of registers are 0. */
+	unsigned bits;
 	/* Form of the first (only) instruction. */
 	uint16_t form;
 	uint64_t rip;
@@ -90,7 +94,7 @@ static inline uint64_t orc_rnd(uint64_t *s)
 
 /* gen.c */
 struct orc_gen;
-struct orc_gen *orc_gen_new(uint64_t seed);
+struct orc_gen *orc_gen_new(uint64_t seed, unsigned bits);
 void orc_gen_free(struct orc_gen *g);
 /* A single instruction of the next form in turn, or a sequence. */
 void orc_gen_case(struct orc_gen *g, struct orc_case *c, bool sequence);

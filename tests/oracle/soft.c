@@ -21,7 +21,8 @@ enum {
 
 static struct gmem ram;
 static struct bus mmio, pio;
-static struct scpu *cpu;
+/* One for 64-bit and one for 32-bit code; the one in use. */
+static struct scpu *cpu64, *cpu32, *cpu;
 static uint8_t *data;
 static struct insn block[ORC_INSNS + 2];
 static struct err er;
@@ -50,7 +51,7 @@ static void page_tables(void)
 			(DATA_GPA + 0x1000 * k) | X86_PTE_P | X86_PTE_U | (k < 2 ? X86_PTE_W : 0);
 }
 
-static void user_mode(struct cpu_state *s)
+static void user_mode(struct cpu_state *s, unsigned bits)
 {
 	const uint32_t attr = SEG_S | SEG_P | 3 << SEG_DPL_SHIFT | SEG_G;
 
@@ -61,22 +62,41 @@ static void user_mode(struct cpu_state *s)
 	s->xcr0 = X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX;
 	for (unsigned k = 0; k < 6; k++)
 		s->seg[k] = (struct cpu_seg){ .limit = ~0u, .attr = attr | 3 | SEG_DB };
-	s->seg[X86_CS].attr = attr | 11 | SEG_L;
-	s->seg[X86_CS].sel = 0x33;
+	s->seg[X86_CS].attr = attr | 11 | (bits == 64 ? SEG_L : SEG_DB);
+	s->seg[X86_CS].sel = bits == 64 ? 0x33 : 0x23;
 	s->seg[X86_SS].sel = 0x2b;
+	/* As native_stub.S leaves them. */
+	if (bits == 32)
+		s->seg[X86_DS].sel = s->seg[X86_ES].sel = 0x2b;
 	s->seg[X86_GS].base = ORC_GS;
 	/* No I/O bitmap: ports are forbidden. */
 	s->tr.limit = 16;
 }
 
+static struct scpu *cpu_make(struct accel_vm *vm, unsigned index, unsigned bits)
+{
+	struct cpu_state *s = calloc(1, sizeof(*s));
+	struct accel_vcpu *v;
+	struct scpu *c;
+
+	check(accel_vcpu_new(vm, index, &v, &er));
+	check(accel_get(v, s, &er));
+	user_mode(s, bits);
+	check(accel_set(v, s, &er));
+	free(s);
+	c = (struct scpu *)(void *)v;
+	/* Every form that the host has, also those that soft does not offer to guests. */
+	cpuid_host(&c->v.cpuid);
+	c->run->trap_set = true;
+	return c;
+}
+
 void orc_soft_init(void)
 {
 	struct accel_opts o = {
-		.ncpus = 1, .gmem = &ram, .mmio = &mmio, .pio = &pio, .cpu_model = "host"
+		.ncpus = 2, .gmem = &ram, .mmio = &mmio, .pio = &pio, .cpu_model = "host"
 	};
-	struct cpu_state *s = calloc(1, sizeof(*s));
 	struct accel_vm *vm;
-	struct accel_vcpu *v;
 	const struct accel *soft;
 	char why[256];
 
@@ -86,20 +106,24 @@ void orc_soft_init(void)
 	bus_init(&pio, BUS_PIO);
 	check(accel_choose("soft", &soft, why, &er));
 	check(accel_vm_new(soft, &o, &vm, &er));
-	check(accel_vcpu_new(vm, 0, &v, &er));
 	page_tables();
 	data = gmem_at(&ram, DATA_GPA, 0x1000 * ORC_DATA_PAGES);
 	for (unsigned k = 0; k < 0x1000; k++)
 		data[0x2000 + k] = (uint8_t)(k * 7);
-	check(accel_get(v, s, &er));
-	user_mode(s);
-	check(accel_set(v, s, &er));
-	free(s);
-	cpu = (struct scpu *)(void *)v;
-	/* Every form that the host has, also those that soft does not offer to guests. */
-	cpuid_host(&cpu->v.cpuid);
+	cpu64 = cpu_make(vm, 0, 64);
+	cpu32 = cpu_make(vm, 1, 32);
+	cpu = cpu64;
 	sync_enter(cpu);
-	cpu->run->trap_set = true;
+}
+
+/* One at a time counts as running: an exclusive section waits for the others. */
+static void use(struct scpu *c)
+{
+	if (c == cpu)
+		return;
+	sync_leave(cpu);
+	cpu = c;
+	sync_enter(cpu);
 }
 
 static void mem_in(const uint8_t *from)
@@ -123,14 +147,14 @@ static unsigned make_block(const uint8_t *code, unsigned len)
 		soft_host_reset(cpu->host);
 	for (; off < len; n++) {
 		struct insn *i = &block[n];
-		int l = soft_decode(code + off, len - off, 64, i);
+		int l = soft_decode(code + off, len - off, cpu->code_size, i);
 
 		if (l < 0)
 			abort();
 		i->off = (uint16_t)off;
 		if (i->base == SREG_RIP)
 			i->disp += off;
-		soft_bind(cpu, i, code + off, 64);
+		soft_bind(cpu, i, code + off, cpu->code_size);
 		off += (unsigned)l;
 	}
 	block[n] = (struct insn){ .fn = soft_block_end, .off = (uint16_t)off };
@@ -176,6 +200,7 @@ static void run_block(const struct orc_case *c)
 
 void orc_soft_run(const struct orc_case *c, struct orc_result *ret)
 {
+	use(c->bits == 64 ? cpu64 : cpu32);
 	state_in(&c->in);
 	mem_in(c->mem);
 	make_block(c->code, c->len);

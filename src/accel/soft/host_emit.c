@@ -335,8 +335,8 @@ static struct copy_regs copy_regs(const struct plan *pl)
 
 static bool copy_w(const struct insn *i, const struct insn_form *f, unsigned code_size)
 {
-	/* In 32-bit code VEX.W does not make a general operand wide. */
-	if (f->osz == INSO_Y && code_size != 64)
+	/* In 32-bit code VEX.W does not make a general operand (PCMPESTRI: RAX, RDX) wide. */
+	if ((f->osz == INSO_Y || f->gpr_r) && code_size != 64)
 		return false;
 	return i->flags & INSN_REXW;
 }
