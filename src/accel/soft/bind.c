@@ -7,6 +7,7 @@
  * the guest does not have raises #UD when it is executed.
  */
 #include "accel/soft/ops.h"
+#include "accel/soft/sys_int.h"
 
 #include "base/bug.h"
 
@@ -222,6 +223,14 @@ static insn_fn *bind_int(struct scpu *c, struct insn *i, unsigned mnem, const ui
 	return fn;
 }
 
+/* VPEXTRQ and VPINSRQ do not exist in 32-bit code: AMD refuses them, Intel ignores VEX.W. */
+static bool bind_amd_ud(const struct scpu *c, const struct insn *i, unsigned mnem,
+			unsigned code_size)
+{
+	return (mnem == SOP_VPEXTRD || mnem == SOP_VPINSRD) && i->flags & INSN_REXW &&
+	       code_size != 64 && !c->run->intel;
+}
+
 static insn_fn *bind_fn(struct scpu *c, struct insn *i, const uint8_t *bytes, unsigned code_size)
 {
 	const struct insn_form *f = &insn_forms[i->form];
@@ -241,6 +250,8 @@ static insn_fn *bind_fn(struct scpu *c, struct insn *i, const uint8_t *bytes, un
 	case INSC_STR:
 		return op_str_bind(c, i, mnem);
 	case INSC_HOST:
+		if (bind_amd_ud(c, i, mnem, code_size))
+			return soft_op_ud;
 		fn = op_vec_bind(c, i, mnem);
 		return fn ? fn : host_bind(c, i, bytes, code_size);
 	}
