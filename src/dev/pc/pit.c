@@ -149,6 +149,17 @@ static void ch_normalize(struct pit_channel *c, uint64_t now)
 		c->start = now - (now - c->start) % c->count;
 }
 
+/*
+ * For a save: ticks that a channel has counted, without those that make no difference any more
+ * (whole turns of a counter that passed its end), so that a stream has a bound for them.
+ */
+static uint64_t ch_shrink(const struct pit_channel *c, uint64_t ticks)
+{
+	uint64_t wrap = c->bcd ? 10000 : 65536, enough = wrap << 17;
+
+	return ticks > enough ? enough + ticks % wrap : ticks;
+}
+
 static void ch_begin(struct pit_channel *c, uint64_t now)
 {
 	if (c->next)
@@ -573,8 +584,10 @@ static int pit_check(const void *obj, struct err *e)
 		if (c->mode > 5 || c->rw > RW_BOTH || c->bcd > 1 || c->latched > 2 ||
 		    c->count > 65536 || c->next > 65536)
 			return err_set(e, EPROTO, "channel %u: no such mode or count", i);
-		if (c->held >> 61 || (c->counting && (!c->count || (now - c->start) >> 62)))
-			return err_set(e, EPROTO, "channel %u counts from the future", i);
+		if ((c->armed || c->counting) && !c->count)
+			return err_set(e, EPROTO, "channel %u has no count", i);
+		if (c->held >> 40 || (c->counting && (now - c->start) >> 40))
+			return err_set(e, EPROTO, "channel %u counts for too long", i);
 	}
 	return 0;
 }
@@ -597,7 +610,19 @@ static void *pit_state_obj(struct dev *d)
 
 static void pit_pre_save(struct dev *d)
 {
-	pc_clock_save(&pit_of(d)->clock);
+	struct pit *p = pit_of(d);
+
+	SCOPED_LOCK(&d->lock);
+	pc_clock_save(&p->clock);
+	for (unsigned i = 0; i < 3; i++) {
+		struct pit_channel *c = &p->ch[i];
+		uint64_t now = pit_now(p);
+
+		ch_normalize(c, now);
+		c->held = ch_shrink(c, c->held);
+		if (c->counting)
+			c->start = now - ch_shrink(c, now - c->start);
+	}
 }
 
 static int pit_post_load(struct dev *d, struct err *e)
