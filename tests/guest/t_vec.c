@@ -142,6 +142,67 @@ static void test_xsave(void)
 	check("vzeroupper", out[6], 0);
 }
 
+static void do_zmm_load(ulong a)
+{
+	asm volatile("vmovdqu64 in, %%zmm17; kmovq in + 8, %%k3" : : : "memory");
+}
+
+static void do_zmm_clear(ulong a)
+{
+	asm volatile("vpxorq %%zmm17, %%zmm17, %%zmm17; kxorq %%k3, %%k3, %%k3" : : : "memory");
+}
+
+static void do_zmm_store(ulong a)
+{
+	asm volatile("kmovq %%k3, out; vmovdqu64 %%zmm17, %%zmm0; vmovdqu %%ymm0, out + 32"
+		     :
+		     :
+		     : "memory");
+}
+
+static void do_xsave_all(ulong compact)
+{
+	memset(&save, 0, sizeof(save));
+	if (compact)
+		asm volatile("xsavec save" : : "a"(~0u), "d"(~0u), "m"(save) : "memory");
+	else
+		asm volatile("xsave save" : : "a"(~0u), "d"(~0u), "m"(save) : "memory");
+}
+
+static void do_xrstor_all(ulong a)
+{
+	asm volatile("xrstor save" : : "a"(~0u), "d"(~0u), "m"(save) : "memory");
+}
+
+/* Saved and restored in ring 0, used in ring 3.  The same lines where there is no AVX-512. */
+static void test_avx512(void)
+{
+	uint32_t r[4];
+
+	cpuid(0xd, 0, r);
+	bool has = (r[0] & 0xe6) == 0xe6;
+	cpuid(7, 0, r);
+	has = has && r[1] >> 16 & 1 && r[1] >> 30 & 1;
+	if (has)
+		check("xsetbv avx-512", catch (do_xsetbv, 0xe7, NULL), -1);
+	else
+		print("ok xsetbv avx-512\n");
+	for (unsigned compact = 0; compact < 2; compact++) {
+		int bad = 0;
+
+		memset(out, 0, sizeof(out));
+		if (has) {
+			bad += catch_user(do_zmm_load, 0, NULL) != -1;
+			bad += catch (do_xsave_all, compact, NULL) != -1;
+			bad += catch_user(do_zmm_clear, 0, NULL) != -1;
+			bad += catch (do_xrstor_all, 0, NULL) != -1;
+			bad += catch_user(do_zmm_store, 0, NULL) != -1;
+			bad += out[0] != in[1] || out[4] != in[0] || out[7] != in[3];
+		}
+		check(compact ? "avx-512 by xsavec" : "avx-512 by xsave", bad, 0);
+	}
+}
+
 static void test_faults(void)
 {
 	struct exc x;
@@ -166,6 +227,7 @@ int main(void)
 	both("fxsave", do_fxsave, 0, 1, 2);
 	both("loop", do_loop, 100000, 100000, 200000);
 	test_xsave();
+	test_avx512();
 	test_faults();
 	return 0;
 }

@@ -82,6 +82,7 @@ static int assist_init(struct kvm_vcpu *c, struct err *e)
 		c->scratch = NEW(struct cpu_state);
 	if (!c->scratch)
 		return err_set(e, ENOMEM, "no memory");
+	c->xcr0_more = kvm_cpuid_more_xcr0(c);
 	return soft_assist_new(&c->v.vm->o, &c->v.cpuid, &assist_ops, c, &c->assist, e);
 }
 
@@ -159,6 +160,8 @@ static int assist_load(struct kvm_vcpu *c, unsigned need, struct err *e)
 	int rc = assist_get_pdptr(c, s, e);
 	if (rc >= 0 && need & SOFT_ASSIST_FPU)
 		rc = kvm_get_fpu(c, s, e);
+	if (rc >= 0 && need & SOFT_ASSIST_FPU && s->xcr0 & X86_XCR0_AVX)
+		s->xcr0 |= c->xcr0_more;
 	if (rc >= 0 && need & SOFT_ASSIST_MSR)
 		rc = assist_get_msrs(c, s);
 	if (rc >= 0 && need & SOFT_ASSIST_DEBUG)

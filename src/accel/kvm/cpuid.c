@@ -23,12 +23,15 @@ enum {
 
 enum {
 	CPUID_1_ECX_XSAVE = 1 << 26,
-	/* User features, those that ring 3 needs no system's help for. */
-	CPUID_1_ECX_USER = 0x76d81203,
-	CPUID_7_ECX_USER = 0x00405f42,
-	CPUID_7_EDX_USER = 0x00000110,
+	/* What such a KVM adds of the host's (found by reading CPUID in ring 0 after setting
+	 * zeros): SSE3 to RDRAND; BMI, AVX2, AVX-512, SHA, SMEP, SMAP ...; VAES, GFNI ...; FSRM. */
+	CPUID_1_ECX_ADDED = 0x76d81203,
+	CPUID_7_ECX_ADDED = 0x00005f42,
+	CPUID_7_EDX_ADDED = 0x00000110,
+	/* XSAVEOPT, XSAVEC, XGETBV with ECX 1; not XSAVES. */
+	CPUID_D1_EAX_ADDED = 0x7,
 };
-#define CPUID_7_EBX_USER 0xf1af0329u
+#define CPUID_7_EBX_ADDED 0xf1bf03a9u
 
 static void cpuid_entry_from(struct cpuid_entry *d, const struct kvm_cpuid_entry2 *s)
 {
@@ -53,9 +56,24 @@ static int cpuid_supported(int sys, struct kvm_cpuid_buf *b, struct err *e)
 /* Leaf 0xd as the host has it, all sub-leaves. */
 static void cpuid_unhide_xsave(struct cpuid_table *ret, const struct cpuid_table *host)
 {
-	for (unsigned i = 0; i < host->n; i++)
-		if (host->e[i].leaf == 0xd)
-			(void)cpuid_set(ret, &host->e[i]);
+	for (unsigned i = 0; i < host->n; i++) {
+		struct cpuid_entry e = host->e[i];
+
+		if (e.leaf != 0xd)
+			continue;
+		if (e.sub == 1)
+			e.eax &= CPUID_D1_EAX_ADDED;
+		(void)cpuid_set(ret, &e);
+	}
+}
+
+/* Does KVM not offer what the processor has, although it manages XCR0? */
+static bool cpuid_hides(const struct cpuid_entry *kvm_one, const struct cpuid_table *host)
+{
+	struct cpuid_entry h1;
+
+	cpuid_get(host, 1, 0, &h1);
+	return !(kvm_one->ecx & CPUID_1_ECX_XSAVE) && h1.ecx & CPUID_1_ECX_XSAVE;
 }
 
 static void cpuid_unhide(struct cpuid_table *ret, struct cpuid_entry *one)
@@ -66,13 +84,13 @@ static void cpuid_unhide(struct cpuid_table *ret, struct cpuid_entry *one)
 	cpuid_host(&host);
 	cpuid_get(&host, 1, 0, &h1);
 	cpuid_get(&host, 7, 0, &h7);
-	if (one->ecx & CPUID_1_ECX_XSAVE || !(h1.ecx & CPUID_1_ECX_XSAVE))
+	if (!cpuid_hides(one, &host))
 		return;
-	one->ecx |= h1.ecx & CPUID_1_ECX_USER;
+	one->ecx |= h1.ecx & CPUID_1_ECX_ADDED;
 	if (seven) {
-		seven->ebx |= h7.ebx & CPUID_7_EBX_USER;
-		seven->ecx |= h7.ecx & CPUID_7_ECX_USER;
-		seven->edx |= h7.edx & CPUID_7_EDX_USER;
+		seven->ebx |= h7.ebx & CPUID_7_EBX_ADDED;
+		seven->ecx |= h7.ecx & CPUID_7_ECX_ADDED;
+		seven->edx |= h7.edx & CPUID_7_EDX_ADDED;
 	}
 	cpuid_unhide_xsave(ret, &host);
 }
@@ -98,6 +116,24 @@ int kvm_cpuid(struct cpuid_table *ret, struct err *e)
 	if (kvm_cap(sys, KVM_CAP_TSC_DEADLINE_TIMER))
 		one->ecx |= CPUID_1_ECX_TSC_DEADLINE;
 	return 0;
+}
+
+uint64_t kvm_cpuid_more_xcr0(struct kvm_vcpu *c)
+{
+	static const uint64_t avx512 = 0xe0;
+	struct kvm_cpuid_buf b;
+	struct cpuid_table host;
+	struct cpuid_entry one = { 0 }, d;
+	struct err e = { 0 };
+
+	if (cpuid_supported(kvm_of(c)->sys, &b, &e) < 0)
+		return 0;
+	for (unsigned i = 0; i < b.head.nent; i++)
+		if (b.e[i].function == 1)
+			cpuid_entry_from(&one, &b.e[i]);
+	cpuid_host(&host);
+	cpuid_get(&host, 0xd, 0, &d);
+	return cpuid_hides(&one, &host) && (d.eax & avx512) == avx512 ? avx512 : 0;
 }
 
 static void cpuid_entry_to(struct kvm_cpuid_entry2 *d, const struct cpuid_entry *s)

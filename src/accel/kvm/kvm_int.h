@@ -116,6 +116,8 @@ struct kvm_vcpu {
 	struct soft_assist *assist;
 	/* The assist's registers; big, so not on the stack. */
 	struct cpu_state *scratch;
+	/* Bits of XCR0 that ring 3 has whatever the guest's says; see kvm_cpuid_more_xcr0(). */
+	uint64_t xcr0_more;
 	/* Runs left with registers in the run page; see assist.c. */
 	unsigned sync_left;
 
@@ -171,6 +173,12 @@ void kvm_irq_before_run(struct kvm_vcpu *c);
 /* cpuid.c */
 NODISCARD int kvm_cpuid(struct cpuid_table *ret, struct err *e);
 NODISCARD int kvm_vcpu_cpuid(struct kvm_vcpu *c, struct err *e);
+/*
+ * Where ring 3 is the processor itself (cpuid.c), it has the host's AVX-512 state and KVM saves it,
+ * but takes those bits away from what the guest writes to XCR0, without a fault.  For XSAVE and
+ * XRSTOR in ring 0 they count as set.
+ */
+uint64_t kvm_cpuid_more_xcr0(struct kvm_vcpu *c);
 
 /* state.c, msr.c */
 NODISCARD int kvm_get(struct accel_vcpu *v, struct cpu_state *ret, struct err *e);

@@ -15,6 +15,7 @@
 #include "accel/soft/sys_int.h"
 
 #include "base/alloc.h"
+#include "base/bytes.h"
 #include "base/num.h"
 
 #include <errno.h>
@@ -27,6 +28,9 @@ enum {
 	ASSIST_ABORT = 2,
 	/* Pieces of memory that one instruction stores to; more are told at once. */
 	ASSIST_STORES = 16,
+	/* XSTATE_BV in an XSAVE image, and the length with AVX and no more (SDM 1 13.4). */
+	ASSIST_XS_BV = 512,
+	ASSIST_XS_LEN = 832,
 };
 
 struct soft_assist {
@@ -125,6 +129,10 @@ static int assist_parts(struct soft_assist *a, struct err *e)
 		return rc;
 	a->c->run->assist = a;
 	sys_facts(a->c);
+	/* Components that we only carry; see soft_run.more. */
+	struct cpuid_entry d;
+	cpuid_get(a->cpuid, 0xd, 0, &d);
+	a->c->run->xcr0_ok |= d.eax;
 	return 0;
 }
 
@@ -336,11 +344,12 @@ static int assist_map(struct soft_assist *a, struct err *e)
 	return rc < 0 ? rc : soft_vcpu_resize(a->c, e);
 }
 
-static void assist_load(struct soft_assist *a, const struct cpu_state *s, unsigned have)
+static void assist_load(struct soft_assist *a, struct cpu_state *s, unsigned have)
 {
 	struct scpu *c = a->c;
 
 	soft_set_regs(c, s);
+	c->run->more = have & SOFT_ASSIST_FPU && s->xsave_len > ASSIST_XS_LEN ? s->xsave : NULL;
 	c->ev.exc_pending = 0;
 	c->ev.int_pending = 0;
 	c->lapic.base = s->apic_base;
@@ -363,6 +372,7 @@ static void assist_store(struct soft_assist *a, struct cpu_state *s, unsigned ha
 	const struct cpu_state was = *s;
 	struct scpu *c = a->c;
 
+	c->run->more = NULL;
 	soft_get_regs(c, s);
 	/* These belong to the other engine. */
 	s->ev.int_pending = was.ev.int_pending;
@@ -371,10 +381,15 @@ static void assist_store(struct soft_assist *a, struct cpu_state *s, unsigned ha
 	s->ev.nmi_pending = was.ev.nmi_pending;
 	s->mp = was.mp;
 	if (!(have & SOFT_ASSIST_FPU)) {
-		s->xsave_len = was.xsave_len;
 		memcpy(s->xsave, was.xsave, sizeof(s->xsave));
 		s->xcr0 = was.xcr0;
+	} else {
+		/* What lies behind AVX is in place (soft_run.more); its bits of XSTATE_BV. */
+		st_le64(s->xsave + ASSIST_XS_BV,
+			ld_le64(s->xsave + ASSIST_XS_BV) |
+				(ld_le64(was.xsave + ASSIST_XS_BV) & ~7ull));
 	}
+	s->xsave_len = was.xsave_len;
 	if (!(have & SOFT_ASSIST_DEBUG)) {
 		memcpy(s->dr, was.dr, sizeof(s->dr));
 		s->dr6 = was.dr6;

@@ -176,6 +176,9 @@ struct soft_post {
 
 struct soft_run {
 	struct soft_shared *sh;
+	/* Assisting: the other engine's XSAVE image (4096 bytes, standard form), where components
+	 * beyond AVX live.  NULL: there are none. */
+	uint8_t *more;
 	/* Another thread wants accel_run() to return; atomic. */
 	uint32_t kick;
 	/* The rest of any-thread fields: guarded by sh->lock. */

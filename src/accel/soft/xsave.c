@@ -6,6 +6,9 @@
  * An image is built in a buffer and stored at once, or loaded and checked as a whole before
  * anything changes.
  *
+ * An engine that is assisted may have more (AVX-512, PKRU): they stay in its own image, which
+ * soft_run.more names, and are copied between there and guest memory.
+ *
  * Initial states are found by looking (XINUSE of AVX: an upper half that is not 0); x87 and SSE are
  * always said to be in use, which is allowed (13.6).  The modified optimization is not made.
  * The last-instruction and data pointers are as host.c leaves them.
@@ -13,6 +16,7 @@
 #include "accel/soft/insn.h"
 #include "accel/soft/mem.h"
 #include "accel/soft/sys_int.h"
+#include "base/num.h"
 
 #include <string.h>
 
@@ -191,6 +195,87 @@ static void sys_fxrstor(struct scpu *c, const struct insn *i)
 	SOFT_NEXT(c, i);
 }
 
+/* ---- components of another engine ---- */
+
+enum {
+	/* The first after AVX, and the last that a 4096-byte area can have. */
+	MORE_FIRST = 3,
+	MORE_LAST = 31,
+};
+
+struct more_part {
+	/* In soft_run.more, in the area at hand, and how many bytes. */
+	unsigned std, at, len;
+};
+
+/* Components beyond AVX that are in use. */
+static uint64_t more_inuse(const struct scpu *c)
+{
+	const uint8_t *more = c->run->more;
+
+	return more ? ld_le64(more + XS_BV) & c->xcr0 & ~(BIT64(MORE_FIRST) - 1) : 0;
+}
+
+/*
+ * Places of the components of `has` beyond AVX: as CPUID 0xd says, or one after the other when the
+ * area is compacted (SDM 1 13.4.3).  Returns the area's length.  part[] has MORE_LAST + 1 entries.
+ */
+static unsigned more_places(const struct scpu *c, uint64_t has, bool compact,
+			    struct more_part *part)
+{
+	unsigned end = has & X86_XCR0_AVX ? XS_LEN : XS_HEADER_END;
+
+	for (unsigned n = MORE_FIRST; n <= MORE_LAST; n++) {
+		struct cpuid_entry e;
+
+		part[n].len = 0;
+		if (!c->run->more || !(has >> n & 1))
+			continue;
+		cpuid_get(&c->v.cpuid, 0xd, n, &e);
+		if (e.eax > XS_AREA || e.ebx > XS_AREA - e.eax)
+			continue;
+		unsigned at = compact ? (unsigned)align_up(end, e.ecx & 2 ? 64 : 1) : e.ebx;
+		if (at + e.eax > XS_AREA)
+			continue;
+		part[n] = (struct more_part){ .std = e.ebx, .at = at, .len = e.eax };
+		end = compact ? at + e.eax : MAX(end, at + e.eax);
+	}
+	return end;
+}
+
+static void more_save(struct scpu *c, const struct insn *i, uint64_t lin, uint64_t live,
+		      const struct more_part *part)
+{
+	for (unsigned n = MORE_FIRST; n <= MORE_LAST; n++)
+		if (live >> n & 1 && part[n].len)
+			soft_st_buf_lin(c, i, (lin + part[n].at) & c->lin_mask,
+					c->run->more + part[n].std, part[n].len);
+}
+
+/* To a copy of the image, which becomes the image when nothing can fault any more. */
+static void more_load(struct scpu *c, const struct insn *i, uint64_t lin, uint64_t load,
+		      const struct more_part *part, uint8_t *copy)
+{
+	for (unsigned n = MORE_FIRST; n <= MORE_LAST; n++)
+		if (load >> n & 1 && part[n].len)
+			soft_ld_buf_lin(c, i, (lin + part[n].at) & c->lin_mask, copy + part[n].std,
+					part[n].len);
+}
+
+static void more_restore(struct scpu *c, uint64_t load, uint64_t init, const struct more_part *part,
+			 const uint8_t *copy)
+{
+	uint8_t *more = c->run->more;
+	const uint64_t ours = ~(BIT64(MORE_FIRST) - 1);
+
+	if (!more)
+		return;
+	for (unsigned n = MORE_FIRST; n <= MORE_LAST; n++)
+		if (load >> n & 1)
+			memcpy(more + part[n].std, copy + part[n].std, part[n].len);
+	st_le64(more + XS_BV, (ld_le64(more + XS_BV) & ~(init & ours)) | (load & ours));
+}
+
 /* ---- XSAVE ---- */
 
 static uint64_t requested(const struct scpu *c)
@@ -218,9 +303,11 @@ static void xs_save(struct scpu *c, const struct insn *i, uint64_t rfbm, uint64_
 		    bool compact)
 {
 	uint8_t img[XS_LEN] = { 0 };
-	unsigned count = xmm_count(c), len = rfbm & X86_XCR0_AVX ? XS_LEN : XS_HEADER_END;
+	struct more_part part[MORE_LAST + 1];
+	unsigned count = xmm_count(c), len = more_places(c, rfbm, compact, part);
 	uint64_t lin = area(c, i, len, 64, true);
 
+	live |= rfbm & more_inuse(c);
 	soft_probe_w(c, i, lin, len);
 	/* XSTATE_BV: bits outside the request stay, but the compacted forms write them as 0. */
 	uint64_t bv = compact ? 0 : soft_ld_lin(c, i, (lin + XS_BV) & c->lin_mask, 8) & ~rfbm;
@@ -238,6 +325,7 @@ static void xs_save(struct scpu *c, const struct insn *i, uint64_t rfbm, uint64_
 		xs_store(c, i, lin, img, FX_XMM, 16 * count);
 	if (live & X86_XCR0_AVX)
 		xs_store(c, i, lin, img, XS_AVX, 16 * count);
+	more_save(c, i, lin, live, part);
 	soft_st_lin(c, i, (lin + XS_BV) & c->lin_mask, 8, bv | live);
 	if (compact)
 		soft_st_lin(c, i, (lin + XS_COMP) & c->lin_mask, 8, rfbm | XCOMP_COMPACT);
@@ -296,9 +384,10 @@ static bool xs_header_ok(const struct scpu *c, const uint8_t *img, bool supervis
 
 static void xs_restore(struct scpu *c, const struct insn *i, bool supervisor)
 {
-	uint8_t img[XS_LEN] = { 0 };
+	uint8_t img[XS_AREA] = { 0 };
+	struct more_part part[MORE_LAST + 1];
 	uint64_t rfbm = requested(c);
-	unsigned count = xmm_count(c), len = rfbm & X86_XCR0_AVX ? XS_LEN : XS_HEADER_END;
+	unsigned count = xmm_count(c), len = more_places(c, rfbm, false, part);
 	uint64_t lin = area(c, i, len, 64, false);
 
 	soft_ld_buf_lin(c, i, lin, img, XS_HEADER_END);
@@ -310,9 +399,13 @@ static void xs_restore(struct scpu *c, const struct insn *i, bool supervisor)
 	bool mxcsr = compact ? load & X86_XCR0_SSE : rfbm & (X86_XCR0_SSE | X86_XCR0_AVX);
 	if (load & X86_XCR0_AVX)
 		soft_ld_buf_lin(c, i, (lin + XS_AVX) & c->lin_mask, img + XS_AVX, 16 * count);
+	if (compact)
+		(void)more_places(c, ld_le64(img + XS_COMP) & ~XCOMP_COMPACT, true, part);
+	more_load(c, i, lin, load, part, img);
 	if (mxcsr && ld_le32(img + FX_MXCSR) & ~MXCSR_MASK)
 		soft_gp(c, i, 0);
 
+	more_restore(c, load, init, part, img);
 	if (load & X86_XCR0_X87)
 		get_x87(c, img, i->opsize == 8);
 	else if (init & X86_XCR0_X87)
