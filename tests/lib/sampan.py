@@ -89,14 +89,15 @@ class VM:
         self.p.stdin.write(text.encode())
         self.p.stdin.flush()
 
-    def run(self, command, timeout, prompt="# "):
-        """Run a shell command in the guest; returns (exit status, output)."""
-        mark = f"rc{time.monotonic_ns()}"
-        # The mark is split so that the echo of the command line does not match.
-        self.send(f"{command}; echo {mark[:2]}''{mark[2:]}=$?\n")
+    def run(self, command, timeout):
+        """Run shell lines in the guest (PS1 and PS2 empty, no echo); returns (exit status, output)."""
+        mark = f"{time.monotonic_ns():x}"
+        # The marks are put together by printf, so an echo of the lines does not match.
+        self.send(f"printf 'B%s\\n' {mark}\n{command}\nprintf 'rc%s=%d\\n' {mark} $?\n")
+        self.expect(f"B{mark}\r?\n", timeout)
         start = self.seen
-        m = self.expect(mark + r"=(\d+)", timeout)
-        return int(m[1]), self.text[start:m.start()].replace("\r", "").partition("\n")[2]
+        m = self.expect(f"rc{mark}=(\\d+)", timeout)
+        return int(m[1]), self.text[start:m.start()].replace("\r", "")
 
     def wait(self, timeout):
         """Exit status of the VM."""

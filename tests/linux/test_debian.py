@@ -31,8 +31,9 @@ def login(vm, timeout):
     vm.expect("Password: ", 60)
     vm.send("sampan\n")
     vm.expect(PROMPT, 60)
-    # No line editing, no colours: what is printed is what is compared.
-    rc, _ = vm.run("stty -echo; export TERM=dumb PS1='# '", 30)
+    # A plain shell: what is printed is what is compared.
+    vm.send("exec sh\n")
+    rc, _ = vm.run("stty -echo; export TERM=dumb PS1= PS2=", 30)
     assert rc == 0
 
 
