@@ -21,8 +21,9 @@ enum {
 	/* 8 variable ranges, fixed ranges, write-combining. */
 	MTRRCAP_VALUE = 8 | 1 << 8 | 1 << 10,
 	MTRR_VARIABLE = 8,
-	MISC_FAST_STRINGS = 1 << 0,
-	MISC_CPUID_LIMIT = 1 << 22,
+	/* AMD's: the TSC counts at the P0 frequency (Linux complains when it is clear). */
+	MSR_HWCR = 0xc0010015u,
+	HWCR_TSC_FREQ_SEL = 1 << 24,
 };
 
 /* AMD's and Intel's that read as 0 and take any write: firmware and Linux touch them. */
@@ -42,7 +43,6 @@ static bool msr_quiet(uint32_t index)
 	case 0x1dd:
 	case 0x1de:
 	case 0xc0010010: /* SYSCFG */
-	case 0xc0010015: /* HWCR */
 	case 0xc001001f: /* NB_CFG */
 	case 0xc0010055: /* INT_PENDING_MSG */
 	case 0xc0010058: /* FAM10H_MMIO_CONF_BASE */
@@ -207,6 +207,9 @@ bool msr_read(struct scpu *c, uint32_t index, uint64_t *ret)
 		return c->run->intel;
 	case X86_MSR_XSS:
 		*ret = 0;
+		return true;
+	case MSR_HWCR:
+		*ret = HWCR_TSC_FREQ_SEL;
 		return true;
 	case X86_MSR_APIC_BASE:
 	case X86_MSR_TSC_DEADLINE:
@@ -441,6 +444,8 @@ bool msr_write(struct scpu *c, uint32_t index, uint64_t v)
 	case X86_MSR_MCG_STATUS:
 	case X86_MSR_XSS:
 		return !v;
+	case MSR_HWCR:
+		return true;
 	case X86_MSR_APIC_BASE:
 		if (lapic_msr_write(&c->lapic, index, v) < 0)
 			return false;

@@ -471,6 +471,20 @@ static void soft_kick(struct accel_vcpu *v)
 	sync_kick(c);
 }
 
+static int soft_reset(struct accel_vm *vm, struct err *e)
+{
+	irq_chips_reset(((struct soft_vm *)(void *)vm)->chips);
+	for (unsigned n = 0; n < vm->nvcpu; n++) {
+		struct scpu *c = (struct scpu *)(void *)vm->vcpu[n];
+
+		if (!c)
+			continue;
+		lapic_reset(&c->lapic, false);
+		(void)lapic_take_events(&c->lapic);
+	}
+	return 0;
+}
+
 /* ---- counters ---- */
 
 static void soft_stats(struct accel_vm *vm, char *ret, size_t size)
@@ -511,12 +525,6 @@ static void soft_stats(struct accel_vm *vm, char *ret, size_t size)
 		 (unsigned long)k.blocks_made, (unsigned long)k.insns_made,
 		 (unsigned long)k.invalidations, (unsigned long)k.drops,
 		 (unsigned long)k.given_back);
-}
-
-static int soft_reset(struct accel_vm *vm, struct err *e)
-{
-	irq_chips_reset(((struct soft_vm *)(void *)vm)->chips);
-	return 0;
 }
 
 const struct accel accel_soft = {
