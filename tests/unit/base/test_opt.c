@@ -137,11 +137,12 @@ static void test_subopts(void **state)
 
 static void test_near(void **state)
 {
-	static const char *const names[] = { "readonly", "format", "cache", "serial", NULL };
+	static const char *const names[] = { "readonly", "format", "cache", "serial", "raw", NULL };
 
 	assert_string_equal(near_word("readnoly", names), "readonly");
 	assert_string_equal(near_word("cahce", names), "cache");
 	assert_string_equal(near_word("formt", names), "format");
+	assert_string_equal(near_word("rwa", names), "raw");
 	assert_null(near_word("zebra", names));
 	assert_null(near_word("", names));
 	assert_null(near_word("an-awfully-long-name-that-nobody-would-ever-type-by-hand", names));

@@ -362,6 +362,25 @@ static void test_pvh(void **state)
 	assert_int_equal(ld_le32(map + 24 + 16), BOOT_E820_RESERVED);
 }
 
+/* A note that reaches past the end of the notes is none. */
+static void test_pvh_bad_note(void **state)
+{
+	static const struct {
+		unsigned at;
+		uint32_t v;
+	} bad[] = { { 24, 8 }, { 24, UINT32_MAX }, { 20, UINT32_MAX - 2 }, { 0, UINT32_MAX } };
+	uint8_t k[ELF_LEN];
+	struct cpu_state s;
+	struct err e;
+
+	for (size_t i = 0; i < COUNT_OF(bad); i++) {
+		make_elf64(k, 0x200040);
+		st_le32(k + 0x300 + bad[i].at, bad[i].v);
+		assert_int_equal(try_boot(k, ELF_LEN, 0, NULL, &s, &e), 0);
+		assert_int_equal(s.rip, 0x200010);
+	}
+}
+
 static void test_elf_refused(void **state)
 {
 	uint8_t k[ELF_LEN];
@@ -446,8 +465,8 @@ int main(void)
 		cmocka_unit_test(test_linux_refused), cmocka_unit_test(test_no_file),
 		cmocka_unit_test(test_pipe),          cmocka_unit_test(test_shrunk),
 		cmocka_unit_test(test_elf),           cmocka_unit_test(test_pvh),
-		cmocka_unit_test(test_elf_refused),   cmocka_unit_test(test_truncated),
-		cmocka_unit_test(test_corrupted),
+		cmocka_unit_test(test_pvh_bad_note),  cmocka_unit_test(test_elf_refused),
+		cmocka_unit_test(test_truncated),     cmocka_unit_test(test_corrupted),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
