@@ -413,7 +413,7 @@ static void raw_zero(struct raw *x, struct blk_req *r)
 		mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 	else if (!x->no_zero_range)
 		mode = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
-	if (!mode || r->moved_bytes) {
+	if (!mode) {
 		raw_zero_by_writing(x, r);
 		return;
 	}

@@ -81,7 +81,8 @@ static int offload_csum(const uint8_t *hdr, uint8_t *frame, size_t len)
 	size_t start = ld_le16(hdr + NET_HDR_CSUM_START);
 	size_t field = start + ld_le16(hdr + NET_HDR_CSUM_OFFSET);
 
-	if (start > len || !range_in(field, 2, len))
+	/* Then start lies inside too. */
+	if (!range_in(field, 2, len))
 		return -EINVAL;
 	uint16_t sum = csum_fold(csum_add(0, frame + start, len - start));
 	/* 0 means "none" to UDP (RFC 768), and for TCP both are zero. */

@@ -196,7 +196,7 @@ enum {
 	/* The last block is 100 bytes of the file. */
 	FILE_SIZE = SLICES * SLICE - 412,
 	DISK_SIZE = SLICES * SLICE,
-	ARENA = 2 * SLICE + 8192,
+	ARENA = 3 * SLICE + 8192,
 };
 
 struct actor {
@@ -210,8 +210,10 @@ static uint8_t model[DISK_SIZE];
 /* Cut [0, len) of the arena into random pieces, at random addresses but in order. */
 static void scatter(struct actor *a, uint64_t *s)
 {
-	bool neat = t_below(s, 2);
-	size_t at = neat ? 0 : t_below(s, 64);
+	/* As guests do it; at any address; aligned addresses with odd lengths. */
+	unsigned how = (unsigned)t_below(s, 3);
+	bool neat = how == 0;
+	size_t at = how == 1 ? t_below(s, 64) : 0;
 	uint64_t left = a->len;
 	unsigned n = 0;
 
@@ -223,7 +225,9 @@ static void scatter(struct actor *a, uint64_t *s)
 		if (neat)
 			part = MIN(align_up(part, 512), left);
 		a->q.iov[n++] = (struct iovec){ a->arena + at, part };
-		at += part + (neat ? 0 : t_below(s, 16));
+		at += part + (how == 1 ? t_below(s, 16) : 0);
+		if (how == 2)
+			at = align_up(at, 512);
 		left -= part;
 	}
 	a->q.r.niov = n;
@@ -564,6 +568,9 @@ static void test_refused(void **state)
 
 	make_file(65536);
 	struct blk *b = open_disk(l, c->cache, false);
+	/* None of these reaches the kernel. */
+	memset(log_ops, 0, sizeof(log_ops));
+	loop_io_fault = log_io;
 	assert_int_equal(req_run(b, BLK_READ, buf, 65536, 512, 0), -EINVAL);
 	assert_int_equal(req_run(b, BLK_READ, buf, 65024, 1024, 0), -EINVAL);
 	assert_int_equal(req_run(b, BLK_READ, buf, 1, 512, 0), -EINVAL);
@@ -592,6 +599,8 @@ static void test_refused(void **state)
 	req_submit(b, &q, BLK_WRITE, 0, 512, 0);
 	blk_drain(b);
 	assert_int_equal(q.rc, -EINVAL);
+	assert_string_equal(log_ops, "");
+	loop_io_fault = NULL;
 	q.r.niov = BLK_IOV_MAX;
 	req_submit(b, &q, BLK_WRITE, 0, 512, 0);
 	blk_drain(b);
@@ -854,7 +863,10 @@ static bool attach(unsigned sector, char *ret_dev, size_t size, int *ret_fd)
 	if (*ret_fd < 0)
 		return false;
 	int file = open(path, O_RDWR | O_CLOEXEC);
-	struct loop_config cfg = { .fd = (uint32_t)file, .block_size = sector };
+	struct loop_config cfg = { .fd = (uint32_t)file,
+				   .block_size = sector,
+				   /* Gone with its last descriptor, also when a test fails. */
+				   .info.lo_flags = LO_FLAGS_AUTOCLEAR };
 	int rc = ioctl(*ret_fd, LOOP_CONFIGURE, &cfg);
 	close(file);
 	if (rc < 0)
@@ -897,7 +909,6 @@ static void test_block_device(void **state)
 	assert_int_equal(open(dev, O_RDONLY | O_EXCL), -1);
 	blk_close(b);
 	loop_free(l);
-	ioctl(fd, LOOP_CLR_FD, 0);
 	close(fd);
 	unlink(file);
 	free(file);

@@ -421,7 +421,7 @@ static void test_unix_path(void **state UNUSED)
 
 /* Pseudo terminals. */
 
-static void pty_body(void)
+static void pty_body(unsigned notice_ms)
 {
 	struct loop *l;
 	struct chr *c = open_chr(&l, "pty", NULL);
@@ -440,9 +440,9 @@ static void pty_body(void)
 		assert_true(fd >= 0);
 		assert_int_equal(tcgetattr(fd, &t), 0);
 		assert_int_equal(t.c_lflag & (ECHO | ICANON | ISIG), 0);
-		uint64_t end = clock_ns() + NS_PER_SEC;
+		uint64_t end = clock_ns() + notice_ms * NS_PER_MS;
 		while (clock_ns() < end)
-			loop_run_once(l, 100);
+			loop_run_once(l, 10);
 		put(c, "prompt\n");
 		settle(l);
 		expect(fd, "prompt\n");
@@ -466,7 +466,7 @@ static void pty_body(void)
 
 static void test_pty(void **state UNUSED)
 {
-	pty_body();
+	pty_body(30);
 }
 
 /* Where inotify is refused it looks now and then. */
@@ -477,7 +477,7 @@ static void test_pty_without_inotify(void **state UNUSED)
 
 	if (pid == 0) {
 		t_refuse(SYS_inotify_init1, EMFILE);
-		pty_body();
+		pty_body(700);
 		_exit(0);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);

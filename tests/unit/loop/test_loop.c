@@ -102,8 +102,12 @@ static void test_fd_level(void **state)
 	assert_true(w.events & LOOP_ERR);
 	unsigned calls = w.calls;
 	loop_fd_set(&w.f, 0);
+	loop_run_once(l, 5);
+	/* The silent do not keep the loop busy either. */
+	uint64_t start = clock_ns();
 	for (int i = 0; i < 5; i++)
 		loop_run_once(l, 5);
+	assert_true(clock_ns() - start >= 25 * NS_PER_MS);
 	assert_int_equal(w.calls, calls);
 	loop_fd_set(&w.f, LOOP_IN);
 	loop_run_once(l, 1000);
@@ -144,6 +148,35 @@ static void test_fd_set(void **state)
 	assert_int_equal(w.events, LOOP_OUT);
 	loop_fd_set(&w.f, LOOP_IN);
 	loop_run_once(l, 1000);
+	loop_run_once(l, 1000);
+	assert_int_equal(w.events, LOOP_IN);
+	loop_fd_del(&w.f);
+	close(s[0]);
+	close(s[1]);
+	loop_free(l);
+}
+
+/* What is not wanted any more is not reported, although the kernel was asked for it. */
+static void test_fd_less(void **state)
+{
+	struct loop *l = new_loop(state);
+	struct watch w;
+	char buf[4096] = "";
+	int s[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, s), 0);
+	while (write(s[0], buf, sizeof(buf)) > 0)
+		;
+	watch_add(l, &w, s[0], LOOP_IN | LOOP_OUT);
+	loop_run_once(l, 5);
+	assert_int_equal(w.calls, 0);
+	loop_fd_set(&w.f, LOOP_IN);
+	while (read(s[1], buf, sizeof(buf)) > 0)
+		;
+	for (int i = 0; i < 3; i++)
+		loop_run_once(l, 5);
+	assert_int_equal(w.calls, 0);
+	assert_int_equal(write(s[1], "x", 1), 1);
 	loop_run_once(l, 1000);
 	assert_int_equal(w.events, LOOP_IN);
 	loop_fd_del(&w.f);
@@ -519,12 +552,15 @@ static void test_post_twice_and_cancel(void **state)
 	assert_int_equal(m[0].nr, 1);
 	assert_int_equal(m[1].nr, 1);
 	assert_int_equal(m[2].nr, 0);
-	/* The queue's end is right after the last one was taken out. */
+	/* The last of the queue is taken out, and one comes behind it; and one that is not there.
+	 */
 	loop_post_cancel(l, &m[0].p);
+	loop_post(l, &m[0].p);
 	loop_post(l, &m[2].p);
-	loop_post(l, &m[1].p);
 	loop_post_cancel(l, &m[2].p);
+	loop_post(l, &m[1].p);
 	loop_run_once(l, -1);
+	assert_int_equal(m[0].nr, 2);
 	assert_int_equal(m[1].nr, 2);
 	assert_int_equal(m[2].nr, 0);
 	loop_free(l);
@@ -665,6 +701,20 @@ static void test_alarm_race(void **state)
 		loop_call(t.loop, add_one, &nothing);
 		unsigned before = __atomic_load_n(&b.rung, __ATOMIC_RELAXED);
 		loop_alarm_set(&b.a, clock_ns() + t_below(&s, 40000));
+		uint64_t end = clock_ns() + 5 * NS_PER_SEC;
+		while (__atomic_load_n(&b.rung, __ATOMIC_RELAXED) == before)
+			assert_true(clock_ns() < end);
+	}
+	/* Set again while the loop finds out that it was put off: not lost between the two. */
+	for (int i = 0; i < 3000; i++) {
+		uint64_t due = clock_ns() + 30000;
+
+		loop_alarm_set(&b.a, due);
+		loop_alarm_set(&b.a, LOOP_NEVER);
+		while (clock_ns() < due + i * 10)
+			;
+		unsigned before = __atomic_load_n(&b.rung, __ATOMIC_RELAXED);
+		loop_alarm_set(&b.a, clock_ns() + 1000);
 		uint64_t end = clock_ns() + 5 * NS_PER_SEC;
 		while (__atomic_load_n(&b.rung, __ATOMIC_RELAXED) == before)
 			assert_true(clock_ns() < end);
@@ -892,27 +942,17 @@ static enum loop_kind kinds[] = { LOOP_URING, LOOP_EPOLL };
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		BOTH(test_fd_level),
-		BOTH(test_fd_set),
-		BOTH(test_fd_refused),
-		BOTH(test_fd_regular),
-		BOTH(test_fd_del_other),
-		BOTH(test_fd_reuse),
-		BOTH(test_fd_close),
-		BOTH(test_fd_many),
-		BOTH(test_timers_model),
-		BOTH(test_timer_real),
-		BOTH(test_timer_greedy),
-		BOTH(test_posts),
-		BOTH(test_post_twice_and_cancel),
-		BOTH(test_call),
-		BOTH(test_thread_and_stop),
-		BOTH(test_alarm),
-		BOTH(test_alarm_race),
-		BOTH(test_io),
-		BOTH(test_io_many),
-		BOTH(test_no_memory),
-		cmocka_unit_test(test_fallback),
+		BOTH(test_fd_level),   BOTH(test_fd_set),
+		BOTH(test_fd_less),    BOTH(test_fd_refused),
+		BOTH(test_fd_regular), BOTH(test_fd_del_other),
+		BOTH(test_fd_reuse),   BOTH(test_fd_close),
+		BOTH(test_fd_many),    BOTH(test_timers_model),
+		BOTH(test_timer_real), BOTH(test_timer_greedy),
+		BOTH(test_posts),      BOTH(test_post_twice_and_cancel),
+		BOTH(test_call),       BOTH(test_thread_and_stop),
+		BOTH(test_alarm),      BOTH(test_alarm_race),
+		BOTH(test_io),         BOTH(test_io_many),
+		BOTH(test_no_memory),  cmocka_unit_test(test_fallback),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

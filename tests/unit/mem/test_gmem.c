@@ -164,6 +164,10 @@ static void test_dirty(void **state UNUSED)
 	for (int i = 0; i < 2000; i++) {
 		uint64_t gpa = t_below(&s, PAGES * P), len = t_below(&s, 3 * P);
 
+		if (t_below(&s, 2)) {
+			gpa = align_down(gpa, P);
+			len = align_down(len, P);
+		}
 		gmem_wrote(&m, gpa, len);
 		for (uint64_t b = gpa; len && b < gpa + len && b < PAGES * P; b++)
 			model[b / P] = true;

@@ -67,6 +67,22 @@ static void test_checksum(void **state UNUSED)
 	}
 }
 
+/* The one sum that has two forms: UDP takes 0 for "none". */
+static void test_checksum_zero(void **state UNUSED)
+{
+	uint8_t hdr[NET_HDR_LEN] = { NET_HDR_NEEDS_CSUM }, f[100], data[6] = { 0, 0, 3, 4, 5, 6 };
+
+	put_eth(f, mac_a, mac_b, 0x0800);
+	size_t len = put_udp(f, 0x01020304, 53, 0x05060708, 99, data, sizeof(data));
+	/* The checksum as a word of the data: then the new one is 0. */
+	memcpy(f + ETH + IP4 + UDP, f + ETH + IP4 + 6, 2);
+	st_be16(f + ETH + IP4 + 6, pseudo_sum(f + ETH + 12, 8, 17, UDP + sizeof(data)));
+	st_le16(hdr + NET_HDR_CSUM_START, ETH + IP4);
+	st_le16(hdr + NET_HDR_CSUM_OFFSET, 6);
+	assert_int_equal(offload(hdr, f, len), 0);
+	assert_int_equal(ld_be16(out.frame[0] + ETH + IP4 + 6), 0xffff);
+}
+
 static void test_checksum_refused(void **state UNUSED)
 {
 	uint8_t hdr[NET_HDR_LEN] = { NET_HDR_NEEDS_CSUM }, f[100] = { 0 };
@@ -227,11 +243,9 @@ static void test_segments_refused(void **state UNUSED)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_plain),
-		cmocka_unit_test(test_checksum),
-		cmocka_unit_test(test_checksum_refused),
-		cmocka_unit_test(test_segments),
-		cmocka_unit_test(test_segments_refused),
+		cmocka_unit_test(test_plain),         cmocka_unit_test(test_checksum),
+		cmocka_unit_test(test_checksum_zero), cmocka_unit_test(test_checksum_refused),
+		cmocka_unit_test(test_segments),      cmocka_unit_test(test_segments_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
