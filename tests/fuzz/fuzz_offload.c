@@ -23,6 +23,8 @@ static void out_frame(struct net_offload_out *o UNUSED, const uint8_t *frame, si
 	out_frames++;
 }
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct net_offload_out o = { out_frame };

@@ -59,6 +59,8 @@ static const struct state_desc thing_state = {
 	.check = thing_check,
 };
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct thing t, before;
