@@ -100,7 +100,7 @@ static void test_copies(void **state UNUSED)
 		memcpy(want, buf, len);
 		int rc = write ? gmem_write(&m, gpa, buf, len) : gmem_read(&m, gpa, buf, len);
 		assert_int_equal(rc, fits ? 0 : -EFAULT);
-		if (fits && write)
+		if (fits && write && len)
 			memcpy(model + gpa, buf, len);
 		/* All or nothing. */
 		assert_memory_equal(buf, fits && !write && len ? model + gpa : want, len);
@@ -269,8 +269,6 @@ static void test_no_memory(void **state UNUSED)
 	alloc_fail_after = -1;
 	assert_true(rc == 0 && n > 1);
 	gmem_fini(&m);
-	/* More than there is address space. */
-	assert_true(gmem_add(&m, "huge", 0, 1ull << 60, -1, 0, false, &e) < 0);
 }
 
 int main(void)
