@@ -1,4 +1,4 @@
-/* The block drivers.  To add one: docs/howto/block-driver.md. */
+/* The block drivers.  To add one: docs/howto/add-block-driver.md. */
 #include "block/blk_int.h"
 
 const struct blk_driver *const blk_drivers[] = {

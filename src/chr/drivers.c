@@ -1,4 +1,4 @@
-/* The character devices.  To add one: write its file and a line here. */
+/* The character devices.  To add one: docs/howto/add-backend.md. */
 #include "chr/chr_int.h"
 
 const struct chr_driver *const chr_drivers[] = {

@@ -1,4 +1,4 @@
-/* The net backends.  To add one: write its file and a line here. */
+/* The net backends.  To add one: docs/howto/add-backend.md. */
 #include "net/net_int.h"
 
 const struct net_driver *const net_drivers[] = {

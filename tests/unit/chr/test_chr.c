@@ -333,6 +333,20 @@ static void test_unix_slow_reader(void **state UNUSED)
 		got += (size_t)n;
 	}
 	assert_true(dev.writable > 0);
+	/* Any sizes, so that the ring's end falls anywhere in a write. */
+	uint64_t seed = t_seed(2);
+	for (int round = 0; round < 2000 || got < sent; round++) {
+		size_t len = round < 2000 ? t_below(&seed, sizeof(buf)) : 0;
+
+		for (size_t i = 0; i < len; i++)
+			buf[i] = (uint8_t)((sent + i) % 251);
+		sent += chr_write(c, buf, len);
+		loop_run_once(l, 0);
+		ssize_t n = read(a, buf, t_below(&seed, 2) ? sizeof(buf) : 1 + t_below(&seed, 500));
+		for (ssize_t i = 0; i < n; i++)
+			assert_int_equal(buf[i], (got + (size_t)i) % 251);
+		got += n > 0 ? (size_t)n : 0;
+	}
 	assert_int_equal(put(c, "more"), 4);
 	settle(l);
 	expect(a, "more");
