@@ -176,6 +176,27 @@ static bool wanted(const struct insn_form *f)
 	       f->class == INSC_STR;
 }
 
+/* In the one-byte map: what is no opcode by itself. */
+static bool is_prefix(unsigned b, unsigned bits)
+{
+	switch (b) {
+	case 0x0f:
+	case 0x26:
+	case 0x2e:
+	case 0x36:
+	case 0x3e:
+	case 0x64 ... 0x67:
+	case 0xc4:
+	case 0xc5:
+	case 0xf0:
+	case 0xf2:
+	case 0xf3:
+		return true;
+	default:
+		return bits == 64 && (b & 0xf0) == 0x40;
+	}
+}
+
 static void seed_try(struct orc_gen *g, const struct seed *s)
 {
 	uint8_t b[32] = { 0 };
@@ -183,6 +204,8 @@ static void seed_try(struct orc_gen *g, const struct seed *s)
 	struct regs r = { .vvvv = 0 };
 	struct insn i;
 
+	if (s->map == 0 && is_prefix(s->opcode, g->bits))
+		return;
 	put_opcode(&o, s, &r);
 	put(&o, s->modrm);
 	/* A SIB byte with index 1: gathers want three different registers. */

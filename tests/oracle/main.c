@@ -184,19 +184,26 @@ static bool loose_fault(const struct orc_case *c, const struct orc_result *n)
 }
 
 /*
- * An operand across the end of a 4 GiB segment: a CPU may see the limit or wrap around (SDM
- * 3A 5.3); AMD sees the limit, soft wraps.
+ * An operand across the end of the address space.  32-bit code: a CPU may see the segment's limit
+ * or wrap around (SDM 3A 5.3); AMD sees the limit, soft wraps.  64-bit code: the x87 environment is
+ * loaded in parts, so a part below the end may page-fault before the whole is not canonical.
  */
-static bool beyond_4g(const struct orc_case *c, const struct orc_result *n,
-		      const struct orc_result *s)
+static bool across_end(const struct orc_case *c, const struct orc_state *n,
+		       const struct orc_state *s)
 {
-	return c->bits == 32 && (n->s.vector == X86_EXC_GP || n->s.vector == X86_EXC_SS) &&
-	       s->s.vector == X86_EXC_PF && s->s.cr2 >= 0xffffff00;
+	unsigned size = insn_forms[c->form].mem_size;
+	bool n_gp = n->vector == X86_EXC_GP || n->vector == X86_EXC_SS;
+	bool s_gp = s->vector == X86_EXC_GP || s->vector == X86_EXC_SS;
+
+	if (c->bits == 32)
+		return n_gp && s->vector == X86_EXC_PF && s->cr2 >= 0xffffff00;
+	return s_gp && n->vector == X86_EXC_PF && n->cr2 >> 12 == 0x7ffffffff &&
+	       (size == INSZ_FPENV || size == INSZ_FPSTATE);
 }
 
 static const char *compare(const struct orc_case *c, struct orc_result *n, struct orc_result *s)
 {
-	if (beyond_4g(c, n, s))
+	if (across_end(c, &n->s, &s->s))
 		return NULL;
 	if (loose_fault(c, n))
 		return s->s.vector != n->s.vector && insn_forms[c->form].opnd[1].kind == OPND_VSIB

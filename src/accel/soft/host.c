@@ -59,21 +59,27 @@ struct host_facts host_facts;
 static struct lock host_lock = LOCK_INIT;
 static uint8_t *host_rx[HOST_STORES];
 
-static void host_sigfpe(int sig, UNUSED siginfo_t *info, void *ctx)
+static struct sigaction host_old_sigfpe;
+
+static void host_sigfpe(int sig, siginfo_t *info, void *ctx)
 {
 	greg_t *g = ((ucontext_t *)ctx)->uc_mcontext.gregs;
 
 	for (unsigned k = 0; k < HOST_STORES; k++) {
 		uint8_t *rx = __atomic_load_n(&host_rx[k], __ATOMIC_ACQUIRE);
 
-		if (rx && (uint64_t)g[REG_RIP] - (uintptr_t)rx < HOST_CODE_BYTES) {
+		if (rx && info->si_code > 0 &&
+		    (uint64_t)g[REG_RIP] - (uintptr_t)rx < HOST_CODE_BYTES) {
 			g[REG_RAX] = g[REG_TRAPNO];
 			g[REG_RIP] = (greg_t)(uintptr_t)rx;
 			return;
 		}
 	}
-	/* Somebody else's: it comes again and ends the process as it would have. */
-	signal(sig, SIG_DFL);
+	/* Somebody else's: it comes again, to who was there before. */
+	sigaction(sig, &host_old_sigfpe, NULL);
+	/* Sent by a program: it does not come by itself. */
+	if (info->si_code <= 0)
+		raise(sig);
 }
 
 /* AVX with the kernel's consent: XCR0 has both halves. */
@@ -98,7 +104,7 @@ static bool host_sha_unaligned(void)
 
 int soft_host_init(struct err *e)
 {
-	struct sigaction sa = { .sa_sigaction = host_sigfpe, .sa_flags = SA_SIGINFO };
+	struct sigaction sa = { .sa_sigaction = host_sigfpe, .sa_flags = SA_SIGINFO }, old;
 	uint8_t img[512] __attribute__((aligned(16))) = { 0 };
 
 	host_facts.avx = host_has_avx();
@@ -109,9 +115,11 @@ int soft_host_init(struct err *e)
 	if (!host_facts.mxcsr_mask)
 		host_facts.mxcsr_mask = 0xffbf;
 	sigemptyset(&sa.sa_mask);
-	if (sigaction(SIGFPE, &sa, NULL))
+	if (sigaction(SIGFPE, &sa, &old))
 		return err_set(e, errno, "cannot handle floating point signals: %s",
 			       strerror(errno));
+	if (old.sa_sigaction != host_sigfpe)
+		host_old_sigfpe = old;
 	return 0;
 }
 
