@@ -71,6 +71,9 @@ struct user {
 	struct list fds;
 	struct user_fd **index;
 	unsigned nindex, cap;
+	/* The same by their number. */
+	struct user_fd **by_fd;
+	unsigned nby_fd;
 	/* libslirp has to be told: a socket is ready, or its time came. */
 	bool due;
 	struct log_limit limit;
@@ -159,15 +162,9 @@ static void user_timer_mod(void *timer, int64_t expire_ms, void *opaque)
 			       (uint64_t)MAX(expire_ms, (int64_t)0) * NS_PER_MS);
 }
 
-static struct user_fd *user_find_fd(struct user *u, int fd)
+static struct user_fd *user_find_fd(const struct user *u, int fd)
 {
-	list_for_each (p, &u->fds) {
-		struct user_fd *x = list_entry(p, struct user_fd, node);
-
-		if (x->f.fd == fd)
-			return x;
-	}
-	return NULL;
+	return fd >= 0 && (unsigned)fd < u->nby_fd ? u->by_fd[fd] : NULL;
 }
 
 static void user_drop_fd(struct user *u, struct user_fd *x)
@@ -175,6 +172,7 @@ static void user_drop_fd(struct user *u, struct user_fd *x)
 	for (unsigned i = 0; i < u->nindex; i++)
 		if (u->index[i] == x)
 			u->index[i] = NULL;
+	u->by_fd[x->f.fd] = NULL;
 	loop_fd_del(&x->f);
 	list_del(&x->node);
 	free(x);
@@ -229,10 +227,25 @@ static int user_get_revents(int idx, void *opaque)
 	return x->got & (x->want | SLIRP_POLL_ERR | SLIRP_POLL_HUP);
 }
 
+static bool user_grow_by_fd(struct user *u, int fd)
+{
+	unsigned n = ((unsigned)fd | 63) + 1;
+
+	if ((unsigned)fd < u->nby_fd)
+		return true;
+	struct user_fd **more = xgrow(u->by_fd, u->nby_fd, n, sizeof(struct user_fd *));
+	if (!more)
+		return false;
+	u->by_fd = more;
+	u->nby_fd = n;
+	return true;
+}
+
 static struct user_fd *user_new_fd(struct user *u, int fd)
 {
+	if (fd < 0 || !user_grow_by_fd(u, fd))
+		return NULL;
 	struct user_fd *x = NEW(struct user_fd);
-
 	if (!x)
 		return NULL;
 	x->u = u;
@@ -241,6 +254,7 @@ static struct user_fd *user_new_fd(struct user *u, int fd)
 		free(x);
 		return NULL;
 	}
+	u->by_fd[fd] = x;
 	list_add_tail(&u->fds, &x->node);
 	return x;
 }
@@ -468,6 +482,7 @@ static void user_close(struct net *n)
 		user_drop_fd(u, list_first(&u->fds, struct user_fd, node));
 	loop_post_cancel(n->loop, &u->work);
 	free(u->index);
+	free(u->by_fd);
 }
 
 const struct net_driver net_user = {

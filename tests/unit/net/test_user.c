@@ -4,6 +4,7 @@
  */
 #include "net/net_int.h"
 
+#include "base/alloc.h"
 #include "base/clock.h"
 #include "base/num.h"
 #include "frames.h"
@@ -320,6 +321,34 @@ static void test_tcp(void **state UNUSED)
 	netns_run(tcp_body);
 }
 
+/* No memory to watch a socket with: it is watched when there is some again. */
+static void no_memory_body(void)
+{
+	struct conn c = { .peer_ip = ROUTER_IP, .port = 1025, .peer_port = 4444, .seq = 1000 };
+	size_t len;
+	char buf[16];
+
+	start(NULL, 0);
+	arp();
+	int s = listen_on(4444);
+	alloc_fail_after = 0;
+	tcp_send(&c, F_SYN, NULL, 0);
+	settle(30);
+	alloc_fail_after = -1;
+	NETNS_CHECK(tcp_get(&c, F_SYN, &len) != NULL);
+	tcp_send(&c, F_ACK | F_PSH, "late", 4);
+	int fd = accept_soon(s);
+	NETNS_CHECK(fd >= 0 && read_soon(fd, buf, sizeof(buf)) == 4);
+	close(fd);
+	close(s);
+	stop();
+}
+
+static void test_no_memory(void **state UNUSED)
+{
+	netns_run(no_memory_body);
+}
+
 /* What the guest leaves to us: one large frame is many segments to libslirp, and all arrives. */
 static void tso_body(void)
 {
@@ -547,10 +576,11 @@ static void test_garbage(void **state UNUSED)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_dhcp),         cmocka_unit_test(test_tcp),
-		cmocka_unit_test(test_tso),          cmocka_unit_test(test_hostfwd),
-		cmocka_unit_test(test_hostfwd_busy), cmocka_unit_test(test_ipv6),
-		cmocka_unit_test(test_backlog),      cmocka_unit_test(test_garbage),
+		cmocka_unit_test(test_dhcp),    cmocka_unit_test(test_tcp),
+		cmocka_unit_test(test_tso),     cmocka_unit_test(test_no_memory),
+		cmocka_unit_test(test_hostfwd), cmocka_unit_test(test_hostfwd_busy),
+		cmocka_unit_test(test_ipv6),    cmocka_unit_test(test_backlog),
+		cmocka_unit_test(test_garbage),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
