@@ -198,6 +198,7 @@ static inline void soft_rig_real(uint64_t ip)
 {
 	struct cpu_state *s = soft_rig_get(0);
 
+	cpu_state_reset(s, true, 0);
 	s->seg[X86_CS].sel = 0;
 	s->seg[X86_CS].base = 0;
 	s->rip = ip;

@@ -381,13 +381,23 @@ static uint64_t frame_value(unsigned n, unsigned frame)
 	return n == 4 ? 100 + frame % 4 : frame;
 }
 
-/* What is at the page now, by the fast path. */
-static uint64_t page_value(unsigned n)
+/* Somewhere in the large page; the others are one place. */
+static uint64_t page_off(uint64_t *s, unsigned n)
 {
+	static const uint32_t offs[] = { 0, 0x1000, 0x5000, 0x1ff000 };
+
+	return n == 4 ? offs[t_below(s, COUNT_OF(offs))] : 0;
+}
+
+/* What is at the page now, by the fast path. */
+static uint64_t page_value(uint64_t *s, unsigned n)
+{
+	const volatile uint64_t va = page_va(n) + page_off(s, n);
+
 	c->run->trap_set = true;
 	if (setjmp(c->trap))
 		fail_msg("unexpected fault");
-	uint64_t v = soft_ld_lin(c, NULL, page_va(n), 8);
+	uint64_t v = soft_ld_lin(c, NULL, va, 8);
 	c->run->trap_set = false;
 	return v;
 }
@@ -420,9 +430,10 @@ static void do_flush(uint64_t *s)
 {
 	unsigned n = (unsigned)t_below(s, PAGES), other = (unsigned)t_below(s, SPACES);
 
-	switch (t_below(s, 7)) {
+	/* Mostly INVLPG: the others leave little to be stale. */
+	switch (t_below(s, 3) ? 0 : t_below(s, 7)) {
 	case 0:
-		mmu_flush_page(c, page_va(n) + t_below(s, 4096));
+		mmu_flush_page(c, page_va(n) + page_off(s, n) + t_below(s, 4096));
 		for (unsigned k = 0; k < SPACES; k++)
 			if (k == space_now || n == GLOBAL_PAGE)
 				settle(k, n);
@@ -433,7 +444,7 @@ static void do_flush(uint64_t *s)
 		settle_space(space_now, false);
 		break;
 	case 2:
-		mmu_invpcid(c, 0, other, page_va(n));
+		mmu_invpcid(c, 0, other, page_va(n) + page_off(s, n));
 		/* A global page need not go with type 0. */
 		if (n != GLOBAL_PAGE)
 			settle(other, n);
@@ -473,11 +484,11 @@ static void do_switch(uint64_t *s)
 		settle_space(space_now, false);
 }
 
-static void check_pages(uint64_t *stale_seen)
+static void check_pages(uint64_t *s, uint64_t *stale_seen)
 {
 	for (unsigned n = 0; n < PAGES; n++) {
 		const struct stale *p = &stale[space_now][n];
-		uint64_t v = page_value(n);
+		uint64_t v = page_value(s, n);
 		bool ok = false;
 
 		for (unsigned f = 0; f < FRAMES; f++)
@@ -494,7 +505,8 @@ static void spaces_init(void)
 	for (unsigned f = 0; f < FRAMES; f++)
 		st_le64(rig.ram + FRAME0 + f * 4096, frame_value(0, f));
 	for (unsigned f = 0; f < 4; f++)
-		st_le64(rig.ram + 0x800000 + f * 0x200000, frame_value(4, f));
+		for (unsigned at = 0; at < 0x200000; at += 0x1000)
+			st_le64(rig.ram + 0x800000 + f * 0x200000 + at, frame_value(4, f));
 	memset(stale, 0, sizeof(stale));
 	for (unsigned k = 0; k < SPACES; k++)
 		space_init(k);
@@ -514,12 +526,16 @@ static void test_stale(void **state)
 	uint64_t s = t_seed(2), stale_seen = 0;
 
 	spaces_init();
-	for (unsigned round = 0; round < 100000; round++) {
+	for (unsigned round = 0; round < 300000; round++) {
 		unsigned space = (unsigned)t_below(&s, SPACES), n = (unsigned)t_below(&s, PAGES);
 		unsigned frame = (unsigned)t_below(&s, FRAMES);
 
-		switch (t_below(&s, 4)) {
+		if (t_below(&s, 3))
+			space = space_now;
+		switch (t_below(&s, 10)) {
 		case 0:
+		case 1:
+		case 2:
 			if (n == GLOBAL_PAGE)
 				for (unsigned k = 0; k < SPACES; k++)
 					map_page(k, n, frame);
@@ -527,14 +543,15 @@ static void test_stale(void **state)
 				map_page(space, n, frame);
 			share_global();
 			break;
-		case 1:
+		case 3:
 			do_switch(&s);
 			break;
-		case 2:
+		case 4:
+		case 5:
 			do_flush(&s);
 			break;
 		default:
-			check_pages(&stale_seen);
+			check_pages(&s, &stale_seen);
 			break;
 		}
 	}
