@@ -12,7 +12,7 @@ static void gate(unsigned n, unsigned sel, void (*to)(void), unsigned type)
 				(uint64_t)(off >> 16) << 48;
 }
 
-static volatile unsigned called, called_cs, called_param;
+volatile unsigned called, called_cs, called_param;
 
 static void __attribute__((naked)) gate_target(void)
 {

@@ -105,7 +105,7 @@ static void test_accessed(void)
 	check("verw code", zf, 0);
 }
 
-static volatile unsigned called, called_param;
+volatile unsigned called, called_param;
 
 static void __attribute__((naked)) gate_target(void)
 {

@@ -37,8 +37,8 @@ static void test_segments(void)
 struct ivt {
 	uint16_t off, seg;
 };
-static volatile unsigned vector, ip;
-static volatile unsigned resume;
+volatile unsigned vector, ip;
+volatile unsigned resume;
 
 extern char stub_0[], stub_6[], stub_13[], stub_irq[];
 asm(".pushsection .text; .code16;"

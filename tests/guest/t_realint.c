@@ -1,7 +1,7 @@
 /* INT n in real mode (SDM 3A 20.1.4). */
 #include "guest.h"
 
-static volatile unsigned vector, ip, flags;
+volatile unsigned vector, ip, flags;
 
 extern char stub_80[];
 asm(".pushsection .text; .code16;"

@@ -7,7 +7,7 @@
 struct __attribute__((aligned(64))) area {
 	uint8_t b[4096];
 };
-static struct area save;
+struct area save;
 uint64_t in[8] __attribute__((aligned(64))) = { 1, 2, 3, 4, 5, 6, 7, 8 };
 uint64_t out[8] __attribute__((aligned(64)));
 
