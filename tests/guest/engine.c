@@ -55,17 +55,17 @@ static uint32_t counted(struct run *r)
 
 /* Flat 32-bit code at 0x8000. */
 static const uint8_t spin[] = {
-	0xfa,				     /* cli */
-	0xff, 0x05, 0x00, 0x90, 0x00, 0x00,  /* 1: incl 0x9000 */
+	0xfa,                                  /* cli */
+	0xff, 0x05, 0x00, 0x90, 0x00, 0x00,    /* 1: incl 0x9000 */
 	0x83, 0x3d, 0x04, 0x90, 0x00, 0x00, 1, /* cmpl $1, 0x9004 */
-	0x74, 0x0b,			     /* je 2f */
+	0x74, 0x0b,                            /* je 2f */
 	0x83, 0x3d, 0x04, 0x90, 0x00, 0x00, 2, /* cmpl $2, 0x9004 */
-	0x74, 0x05,			     /* je 3f */
-	0xeb, 0xe6,			     /* jmp 1b */
-	0xf4,				     /* 2: hlt */
-	0xeb, 0xfd,			     /* jmp 2b */
-	0x66, 0x0f, 0xef, 0xc0,		     /* 3: pxor %xmm0, %xmm0 */
-	0xeb, 0xfa,			     /* jmp 3b */
+	0x74, 0x05,                            /* je 3f */
+	0xeb, 0xe6,                            /* jmp 1b */
+	0xf4,                                  /* 2: hlt */
+	0xeb, 0xfd,                            /* jmp 2b */
+	0x66, 0x0f, 0xef, 0xc0,                /* 3: pxor %xmm0, %xmm0 */
+	0xeb, 0xfa,                            /* jmp 3b */
 };
 
 static int start(struct run *r, const struct accel *a, const char *opts, struct err *e)
@@ -195,7 +195,8 @@ static bool same(const struct cpu_state *a, const struct cpu_state *b)
 	       a->efer == b->efer && a->xcr0 == b->xcr0 && a->xsave_len == b->xsave_len &&
 	       !memcmp(a->xsave, b->xsave, a->xsave_len) && a->nmsr == b->nmsr &&
 	       !memcmp(a->lapic, b->lapic, sizeof(a->lapic)) && a->mp == b->mp &&
-	       !memcmp(&a->ev, &b->ev, sizeof(a->ev)) && a->dr7 == b->dr7;
+	       !memcmp(&a->ev, &b->ev, sizeof(a->ev)) && a->dr7 == b->dr7 &&
+	       !memcmp(a->dr, b->dr, sizeof(a->dr));
 }
 
 static void test_state(struct run *r, const char *name)
@@ -212,6 +213,12 @@ static void test_state(struct run *r, const char *name)
 	a->seg[X86_ES].limit = 0xfff;
 	a->seg[X86_ES].attr &= ~(uint32_t)SEG_G;
 	cpu_state_set_msr(a, X86_MSR_STAR, 0x0023001000000000);
+	a->ev.shadow = X86_SHADOW_STI;
+	a->dr[1] = 0x1234;
+	/* Logical destination register; XMM0 and its bit of XSTATE_BV. */
+	a->lapic[0xd3] = 2;
+	memset(a->xsave + 160, 0x5c, 16);
+	a->xsave[512] |= 3;
 	if (rc == 0)
 		rc = accel_set(r->b.vcpu[0], a, &e);
 	if (rc == 0)
@@ -283,8 +290,8 @@ static void test_failure(void)
 
 static void test_bad_options(void)
 {
-	static const char *const bad[] = { "dirty-ring=0", "dirty-ring=1000", "dirty-ring=x", "no=1",
-					   "assist=maybe" };
+	static const char *const bad[] = { "dirty-ring=0", "dirty-ring=1000", "dirty-ring=x",
+					   "no=1", "assist=maybe" };
 	const struct accel *a;
 	struct err e = { 0 };
 	char why[256];

@@ -163,14 +163,19 @@ static void cpu_dump(struct tiny *b, unsigned i)
 	free(s);
 }
 
+/* Out, everything else in, and in again: what is not set would keep the wrong value. */
 static void cpu_trip(struct tiny *b, unsigned i)
 {
-	struct cpu_state *s = calloc(1, sizeof(*s));
+	struct cpu_state *s = calloc(2, sizeof(*s));
 	struct err e = { 0 };
-	int rc = s ? accel_get(b->vcpu[i], s, &e) : err_set(&e, ENOMEM, "no memory");
+	int rc = s ? accel_get(b->vcpu[i], &s[0], &e) : err_set(&e, ENOMEM, "no memory");
 
+	if (rc == 0) {
+		cpu_state_reset(&s[1], true, b->vcpu[i]->apic_id);
+		rc = accel_set(b->vcpu[i], &s[1], &e);
+	}
 	if (rc == 0)
-		rc = accel_set(b->vcpu[i], s, &e);
+		rc = accel_set(b->vcpu[i], &s[0], &e);
 	if (rc < 0)
 		tiny_end(b, true, 0, e.msg);
 	free(s);
