@@ -546,6 +546,13 @@ static void setup_vsib(struct orc_gen *g, struct orc_state *s, const struct seed
 	(void)r;
 }
 
+/* Is the memory operand's address made of rAX or rDX, which must then stay? */
+static bool by_ax_dx(const struct insn *i)
+{
+	return i->flags & INSN_MEM && (i->base == X86_RAX || i->base == X86_RDX ||
+				       i->index == X86_RAX || i->index == X86_RDX);
+}
+
 /* Registers that an instruction uses without naming them. */
 static void setup_implied(struct orc_gen *g, struct orc_case *c, const struct insn_form *f,
 			  const struct opnds *o, const struct insn *i)
@@ -572,7 +579,7 @@ static void setup_implied(struct orc_gen *g, struct orc_case *c, const struct in
 		s->gpr[X86_RDI] = target(g, 16, false);
 	if (f->sop == SOP_ENTER || f->sop == SOP_LEAVE)
 		s->gpr[X86_RBP] = ORC_P1 + 8 * below(g, 30) - 120;
-	if ((f->sop == SOP_DIV || f->sop == SOP_IDIV) && chance(g, 75)) {
+	if ((f->sop == SOP_DIV || f->sop == SOP_IDIV) && !by_ax_dx(i) && chance(g, 75)) {
 		s->gpr[X86_RDX] = f->sop == SOP_IDIV && chance(g, 50) ? ~0ull : below(g, 3);
 		if (s->gpr[X86_RDX] == ~0ull)
 			s->gpr[X86_RAX] |= 1ull << 63 | 1ull << 31 | 1ull << 15;
@@ -590,7 +597,7 @@ static void setup_implied(struct orc_gen *g, struct orc_case *c, const struct in
 				memcpy(c->mem + k, &t, 8);
 		}
 	if (f->sop == SOP_CMPXCHG8B || f->sop == SOP_CMPXCHG16B || f->sop == SOP_CMPXCHG) {
-		if (chance(g, 50)) {
+		if (!by_ax_dx(i) && chance(g, 50)) {
 			memcpy(c->mem + 256 + 8 * below(g, 64), &s->gpr[X86_RAX], 8);
 			memset(c->mem + 300, 0x11, 500);
 			memset(&s->gpr[X86_RAX], 0x11, 8);
@@ -600,8 +607,9 @@ static void setup_implied(struct orc_gen *g, struct orc_case *c, const struct in
 	if (f->flags & INSF_BITSTR && i->flags & INSN_MEM && i->reg != i->base &&
 	    i->reg != i->index)
 		s->gpr[i->reg] = (uint64_t)((int64_t)below(g, 2048) - 1024);
-	if (f->sop == SOP_PCMPESTRI || f->sop == SOP_PCMPESTRM || f->sop == SOP_VPCMPESTRI ||
-	    f->sop == SOP_VPCMPESTRM) {
+	if ((f->sop == SOP_PCMPESTRI || f->sop == SOP_PCMPESTRM || f->sop == SOP_VPCMPESTRI ||
+	     f->sop == SOP_VPCMPESTRM) &&
+	    !by_ax_dx(i)) {
 		s->gpr[X86_RAX] = (uint64_t)((int64_t)below(g, 40) - 20);
 		s->gpr[X86_RDX] = (uint64_t)((int64_t)below(g, 40) - 20);
 	}
@@ -687,6 +695,10 @@ static bool gen_insn(struct orc_gen *g, struct orc_case *c, struct out *o, unsig
 	}
 	for (unsigned k = 0; k < 8; k++)
 		o->p[o->n + k] = (uint8_t)(chance(g, 50) ? edge(g) : rnd(g));
+	if (f->opnd[0].kind == OPND_MOFFS || f->opnd[1].kind == OPND_MOFFS) {
+		t = sequence ? ORC_P1 + below(g, 320) - 160 : target(g, 8, chance(g, 50));
+		memcpy(o->p + o->n, &t, 8);
+	}
 	/* Branches go to the INT3s around the code, not into it. */
 	if (op.rel) {
 		int8_t d = (int8_t)(chance(g, 50) ? 16 + below(g, 112) : 200 - below(g, 72));
