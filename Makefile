@@ -43,7 +43,7 @@ fmt:
 # DESTDIR and PREFIX (default /usr/local) are honoured.
 install:
 	@tools/bootstrap build
-	@test -f build-release/build.ninja || meson setup build-release --buildtype=release \
+	@test -f build-release/build.ninja || meson setup build-release --buildtype=release -Doptimization=2 \
 		--prefix=$(or $(PREFIX),/usr/local) >/dev/null
 	@meson install -C build-release
 

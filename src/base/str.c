@@ -18,7 +18,7 @@ static int str_number(const char *s, uint64_t *ret, const char **ret_end)
 	errno = 0;
 	unsigned long long v = strtoull(s, &end, s[0] == '0' && (s[1] | 32) == 'x' ? 16 : 10);
 	if (errno)
-		return -errno;
+		return -ERANGE;
 	*ret = v;
 	*ret_end = end;
 	return 0;
