@@ -13,6 +13,7 @@
  * always said to be in use, which is allowed (13.6).  The modified optimization is not made.
  * The last-instruction and data pointers are as host.c leaves them.
  */
+#include "accel/soft/host_int.h"
 #include "accel/soft/insn.h"
 #include "accel/soft/mem.h"
 #include "accel/soft/sys_int.h"
@@ -38,8 +39,8 @@ enum {
 	XS_AREA = 4096,
 };
 #define XCOMP_COMPACT BIT64(63)
-/* MXCSR bits that may be set: all but 31-16. */
-#define MXCSR_MASK 0xffffu
+/* MXCSR bits that may be set (SDM 1 11.6.6): those of the unit that the guest's code runs on. */
+#define MXCSR_MASK (host_facts.mxcsr_mask)
 
 uint64_t xsave_inuse(const struct scpu *c)
 {
