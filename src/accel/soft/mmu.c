@@ -834,11 +834,11 @@ static uint64_t ram_ld(const void *p, unsigned size)
 	case 1:
 		return *(const volatile uint8_t *)p;
 	case 2:
-		return *(const volatile uint16_t *)p;
+		return *(const volatile soft_u16 *)p;
 	case 4:
-		return *(const volatile uint32_t *)p;
+		return *(const volatile soft_u32 *)p;
 	case 8:
-		return *(const volatile uint64_t *)p;
+		return *(const volatile soft_u64 *)p;
 	default:
 		return ld_le(p, size);
 	}
@@ -851,13 +851,13 @@ static void ram_st(void *p, unsigned size, uint64_t v)
 		*(volatile uint8_t *)p = (uint8_t)v;
 		break;
 	case 2:
-		*(volatile uint16_t *)p = (uint16_t)v;
+		*(volatile soft_u16 *)p = (uint16_t)v;
 		break;
 	case 4:
-		*(volatile uint32_t *)p = (uint32_t)v;
+		*(volatile soft_u32 *)p = (uint32_t)v;
 		break;
 	case 8:
-		*(volatile uint64_t *)p = v;
+		*(volatile soft_u64 *)p = v;
 		break;
 	default:
 		st_le(p, size, v);
