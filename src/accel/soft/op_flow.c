@@ -1,6 +1,6 @@
 /*
  * Near flow and the stack: JMP, CALL, RET, Jcc, LOOP, JCXZ, PUSH, POP, PUSHA, POPA, ENTER, LEAVE,
- * BOUND.  Far transfers are in seg.c.
+ * BOUND.  Far transfers are in far.c.
  *
  * A target is checked before anything is pushed or popped, so that #GP finds the state as it was.
  */

@@ -6,11 +6,13 @@
  *	bind.c		struct insn to its handler
  *	op_*.c		handlers: integer, flow, strings, system
  *	host.c		forms that run as a copied instruction on the host (SIMD, x87, BMI ...)
- *	mem.h, tlb.c	guest loads and stores, the translation cache
- *	mmu.c		page walks, access rights
- *	seg.c		segment loads, far transfers, task switch
+ *	mem.h, mmu.c	guest loads and stores
+ *	tlb.c		the translation cache
+ *	walk.c		page walks, access rights
+ *	seg.c, far.c	segment loads, far transfers
+ *	task.c		task switch
  *	exc.c		exceptions and interrupts into the guest
- *	sys.c, msr.c	control registers, MSRs, CPUID, XSAVE
+ *	sys*.c, msr.c	control registers, MSRs, CPUID; xsave.c
  *	code.c		decoded blocks, look-up, self-modifying code
  *	run.c		the loop
  *	soft.c		life cycle, timers, kicks, cpu_state in and out

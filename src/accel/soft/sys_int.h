@@ -267,7 +267,7 @@ static inline unsigned soft_iopl(const struct scpu *c)
 
 /* i may be NULL in all that follows: then RIP is c->rip. */
 
-/* mmu.c */
+/* tlb.c: caches of translations; walk.c: mmu_translate(), mmu_load_pdptrs(); mmu.c: accesses. */
 void mmu_init(struct scpu *c);
 NODISCARD int mmu_alloc(struct scpu *c, struct err *e);
 void mmu_free(struct scpu *c);
