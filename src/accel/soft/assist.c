@@ -10,6 +10,7 @@
  */
 #include "accel/soft/assist.h"
 
+#include "accel/soft/evex.h"
 #include "accel/soft/insn.h"
 #include "accel/soft/mem.h"
 #include "accel/soft/sys_int.h"
@@ -91,13 +92,20 @@ void assist_stores(struct scpu *c, uint64_t pa, unsigned len)
 
 /* ---- life ---- */
 
+static void assist_cpu_free(struct scpu *c)
+{
+	if (c->run)
+		evex_free(c->run->evex);
+	soft_vcpu_parts_free(c);
+	free(c);
+}
+
 void soft_assist_free(struct soft_assist *a)
 {
 	if (!a)
 		return;
 	if (a->c)
-		soft_vcpu_parts_free(a->c);
-	free(a->c);
+		assist_cpu_free(a->c);
 	if (a->vm.shared) {
 		free(a->vm.shared->page);
 		cond_fini(&a->vm.shared->cond);
@@ -128,6 +136,9 @@ static int assist_parts(struct soft_assist *a, struct err *e)
 	if (rc < 0)
 		return rc;
 	a->c->run->assist = a;
+	rc = evex_new(&a->c->run->evex, e);
+	if (rc < 0)
+		return rc;
 	sys_facts(a->c);
 	/* Components that we only carry; see soft_run.more. */
 	struct cpuid_entry d;
@@ -270,6 +281,11 @@ int soft_assist_need(struct soft_assist *a, const uint8_t *bytes, unsigned len, 
 	struct insn i;
 	int rc = soft_decode(bytes, MIN(len, 15u), code_size, &i);
 
+	if (rc == -EILSEQ && code_size == 64 && a->c->run->evex) {
+		rc = evex_decode(NULL, bytes, MIN(len, 15u), &i);
+		if (rc > 0)
+			return (int)form_needs(&evex_form);
+	}
 	if (rc == -ENODATA)
 		return SOFT_ASSIST_REGS | SOFT_ASSIST_FPU | SOFT_ASSIST_MSR;
 	if (rc < 0)
@@ -290,6 +306,8 @@ static const struct insn_form *assist_peek(struct soft_assist *a, struct insn *i
 	c->run->trap_set = true;
 	if (!setjmp(c->trap)) {
 		f = &insn_forms[code_peek(c, i) ? i->form : 0];
+		if (i->fn == evex_insn)
+			f = &evex_form;
 	} else {
 		c->ev.exc_pending = 0;
 		c->cr2 = cr2;

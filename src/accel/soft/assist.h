@@ -15,6 +15,7 @@
  *	  I/O, HLT, control and debug registers, TLB flushes, IRET and SYSRET;
  *	- and either writes no memory, or is a vector or x87 form.  The reason: with shadow paging
  *	  KVM must see each store to a page table, and stores made here it does not see.
+ * AVX-512, which the soft engine does not have, is done here where the host has it (evex.c).
  * Exceptions (and INT n, INT3, INTO, INT1) are delivered here through the guest's IDT; a triple
  * fault is told in the result.  Exceptions end the run.
  */

@@ -22,6 +22,7 @@
  * An instruction that crosses a page, lies in MMIO, or ends behind the limit of CS is decoded alone
  * each time (code_step); so is everything while TF or an instruction breakpoint is on.
  */
+#include "accel/soft/evex.h"
 #include "accel/soft/insn.h"
 #include "accel/soft/mem.h"
 #include "accel/soft/sys_int.h"
@@ -406,6 +407,11 @@ static int code_decode(struct scpu *c, struct insn *i, const uint8_t *bytes, uns
 {
 	int len = soft_decode(bytes, MIN(avail, 15u), c->code_size, i);
 
+	if (unlikely(len == -EILSEQ && c->run->evex && c->code_size == 64)) {
+		len = evex_decode(c->run->evex, bytes, avail, i);
+		if (len > 0)
+			return len;
+	}
 	if (len == -ENODATA)
 		return len;
 	if (len < 0) {

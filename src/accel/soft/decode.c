@@ -16,7 +16,8 @@
  * AMD.  soft_decode_vendor() chooses.
  *
  * Kept outside: whether the guest has the feature (bind.c), privilege and modes (the handlers).
- * EVEX, XOP, 3DNow! and the other things that insn.tab does not have are #UD.
+ * EVEX (evex.c has some of it, for the assist), XOP, 3DNow! and the other things that insn.tab does
+ * not have are #UD.
  */
 #include "accel/soft/decode_tab.h"
 #include "accel/soft/soft_int.h"

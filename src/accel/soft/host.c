@@ -16,7 +16,8 @@
  * Faults.  #UD, #NM, #GP of alignment and page faults are found before the stub runs.  Floating
  * point exceptions that the guest has unmasked are taken from the host: the copied instruction
  * raises SIGFPE, whose handler moves the thread to the landing code at the buffer's start, which
- * returns the vector as the stub's value.
+ * returns the vector as the stub's value.  So is SIGILL, for the copies of evex.c: all others are
+ * known to be valid.
  *
  * Not here: FERR#/IGNNE# of CR0.NE = 0 (SDM 1 8.7.3): a pending x87 exception is #MF in any case.
  * FIP, FDP and FOP read as 0.
@@ -59,9 +60,9 @@ struct host_facts host_facts;
 static struct lock host_lock = LOCK_INIT;
 static uint8_t *host_rx[HOST_STORES];
 
-static struct sigaction host_old_sigfpe;
+static struct sigaction host_old_sigfpe, host_old_sigill;
 
-static void host_sigfpe(int sig, siginfo_t *info, void *ctx)
+static void host_signal(int sig, siginfo_t *info, void *ctx)
 {
 	greg_t *g = ((ucontext_t *)ctx)->uc_mcontext.gregs;
 
@@ -76,7 +77,7 @@ static void host_sigfpe(int sig, siginfo_t *info, void *ctx)
 		}
 	}
 	/* Somebody else's: it comes again, to who was there before. */
-	sigaction(sig, &host_old_sigfpe, NULL);
+	sigaction(sig, sig == SIGFPE ? &host_old_sigfpe : &host_old_sigill, NULL);
 	/* Sent by a program: it does not come by itself. */
 	if (info->si_code <= 0)
 		raise(sig);
@@ -102,9 +103,20 @@ static bool host_sha_unaligned(void)
 	return __get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx;
 }
 
+static int host_catch(int sig, struct sigaction *ret_before, struct err *e)
+{
+	struct sigaction sa = { .sa_sigaction = host_signal, .sa_flags = SA_SIGINFO }, old;
+
+	sigemptyset(&sa.sa_mask);
+	if (sigaction(sig, &sa, &old))
+		return err_set(e, errno, "cannot handle signal %d: %s", sig, strerror(errno));
+	if (old.sa_sigaction != host_signal)
+		*ret_before = old;
+	return 0;
+}
+
 int soft_host_init(struct err *e)
 {
-	struct sigaction sa = { .sa_sigaction = host_sigfpe, .sa_flags = SA_SIGINFO }, old;
 	uint8_t img[512] __attribute__((aligned(16))) = { 0 };
 
 	host_facts.avx = host_has_avx();
@@ -114,13 +126,8 @@ int soft_host_init(struct err *e)
 	/* 0 stands for the first SSE CPUs' mask (SDM 1 11.6.6). */
 	if (!host_facts.mxcsr_mask)
 		host_facts.mxcsr_mask = 0xffbf;
-	sigemptyset(&sa.sa_mask);
-	if (sigaction(SIGFPE, &sa, &old))
-		return err_set(e, errno, "cannot handle floating point signals: %s",
-			       strerror(errno));
-	if (old.sa_sigaction != host_sigfpe)
-		host_old_sigfpe = old;
-	return 0;
+	int rc = host_catch(SIGFPE, &host_old_sigfpe, e);
+	return rc < 0 ? rc : host_catch(SIGILL, &host_old_sigill, e);
 }
 
 /* Tells the signal handler; the slot is found by address when it goes. */
@@ -448,6 +455,15 @@ static struct host_stub *host_stub(struct soft_host *h, const struct insn *i, co
 	h->hash[hash] = (uint16_t)h->nstub;
 	h->used += (len + 15) & ~15u;
 	return st;
+}
+
+unsigned host_run_code(struct scpu *c, const uint8_t *code, unsigned len, void *mem)
+{
+	static const struct insn none;
+	const struct host_stub *st = host_stub(c->host, &none, code, len);
+
+	BUG_ON(!st);
+	return st->code(mem, c);
 }
 
 insn_fn *host_bind(struct scpu *c, struct insn *i, const uint8_t *bytes, unsigned code_size)

@@ -78,6 +78,9 @@ static inline bool host_fp16(const struct insn *i)
 	return i->opsize == 2 && !(i->flags & INSN_REXW);
 }
 
+/* Runs code of evex.c: rdi is mem, rsi the vCPU; returns as host_code does, X86_EXC_UD too. */
+unsigned host_run_code(struct scpu *c, const uint8_t *code, unsigned len, void *mem);
+
 NORETURN void host_gate_fail(struct scpu *c, const struct insn *i, const struct host_gate *g);
 
 static ALWAYS_INLINE bool host_no_prot(const struct scpu *c)

@@ -179,6 +179,8 @@ struct soft_run {
 	/* Assisting: the other engine's XSAVE image (4096 bytes, standard form), where components
 	 * beyond AVX live.  NULL: there are none. */
 	uint8_t *more;
+	/* Assisting on a host with AVX-512: see evex.h. */
+	struct soft_evex *evex;
 	/* Another thread wants accel_run() to return; atomic. */
 	uint32_t kick;
 	/* The rest of any-thread fields: guarded by sh->lock. */
