@@ -12,7 +12,7 @@ void dev_init(struct dev *d, const struct dev_ops *ops, struct board *b, const c
 	d->instance = 0;
 	str_copy(d->name, sizeof(d->name), name);
 	lock_init(&d->lock);
-	list_for_each(p, &b->devs) {
+	list_for_each (p, &b->devs) {
 		const struct dev *other = list_entry(p, struct dev, node);
 
 		if (!strcmp(other->ops->state->name, ops->state->name))
@@ -32,7 +32,7 @@ void dev_free(struct dev *d)
 
 void board_reset(struct board *b)
 {
-	list_for_each(p, &b->devs) {
+	list_for_each (p, &b->devs) {
 		struct dev *d = list_entry(p, struct dev, node);
 
 		if (d->ops->reset)
@@ -53,7 +53,7 @@ void board_stop(struct board *b)
 
 void board_start(struct board *b)
 {
-	list_for_each(p, &b->devs) {
+	list_for_each (p, &b->devs) {
 		struct dev *d = list_entry(p, struct dev, node);
 
 		if (d->ops->start)
@@ -63,7 +63,7 @@ void board_start(struct board *b)
 
 int board_save(struct board *b, struct state_buf *buf, struct err *e)
 {
-	list_for_each(p, &b->devs) {
+	list_for_each (p, &b->devs) {
 		struct dev *d = list_entry(p, struct dev, node);
 
 		if (d->ops->pre_save)
@@ -76,7 +76,7 @@ int board_save(struct board *b, struct state_buf *buf, struct err *e)
 
 static struct dev *board_find(struct board *b, const struct state_head *h)
 {
-	list_for_each(p, &b->devs) {
+	list_for_each (p, &b->devs) {
 		struct dev *d = list_entry(p, struct dev, node);
 
 		if (d->instance == h->instance && !strcmp(d->ops->state->name, h->name))
@@ -97,27 +97,33 @@ static int board_load_one(struct board *b, const uint8_t *data, size_t len, size
 	if (!d)
 		return err_set(e, EPROTO, "state of '%s' %u, which this machine does not have",
 			       h.name, h.instance);
-	ssize_t n = state_load(d->ops->state, d->instance, d->ops->state_obj(d),
-			       d->ops->state_size, data, len, e);
+	if (d->loaded)
+		return err_set(e, EPROTO, "state of '%s' %u comes twice", h.name, h.instance);
+	ssize_t n = state_load(d->ops->state, d->instance, d->ops->state_obj(d), d->ops->state_size,
+			       data, len, e);
 	if (n < 0)
 		return err_in(e, "%s", d->name);
+	d->loaded = true;
 	*ret_used = (size_t)n;
 	return d->ops->post_load ? d->ops->post_load(d, e) : 0;
 }
 
 int board_load(struct board *b, const uint8_t *data, size_t len, struct err *e)
 {
-	unsigned want = 0, got = 0;
-
-	list_for_each(p, &b->devs)
-		want++;
-	for (size_t at = 0, used = 0; at < len; at += used, got++) {
+	list_for_each (p, &b->devs)
+		list_entry(p, struct dev, node)->loaded = false;
+	for (size_t at = 0, used = 0; at < len; at += used) {
 		int rc = board_load_one(b, data + at, len - at, &used, e);
 
 		if (rc < 0)
 			return rc;
 	}
-	if (got != want)
-		return err_set(e, EPROTO, "state of %u devices, this machine has %u", got, want);
+	list_for_each (p, &b->devs) {
+		const struct dev *d = list_entry(p, struct dev, node);
+
+		if (!d->loaded)
+			return err_set(e, EPROTO, "no state of '%s' %u", d->ops->state->name,
+				       d->instance);
+	}
 	return 0;
 }

@@ -48,6 +48,8 @@ struct dev {
 	unsigned instance;
 	struct lock lock;
 	struct list node;
+	/* board_load() has seen its section. */
+	bool loaded;
 };
 
 /* What a guest can ask of its board. */
