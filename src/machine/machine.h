@@ -61,7 +61,7 @@ struct machine_net {
 
 /* A serial line or the console; chr is NULL for type none. */
 struct machine_line {
-	char name[16];
+	char name[20];
 	struct chr *chr;
 	struct dev *uart;
 	/* The console. */
