@@ -108,10 +108,10 @@ static inline int vring_add(struct vring *r, const struct vbuf *b, unsigned n, b
 	return head;
 }
 
-/* Descriptors of a finished chain are free again. */
+/* Descriptors of a finished chain are free again.  A hostile test may have written over links. */
 static inline void vring_free_chain(struct vring *r, uint16_t head)
 {
-	for (unsigned i = head, n = 0; n < r->size; n++) {
+	for (unsigned i = head; i < r->size && r->nfree < r->size;) {
 		const uint8_t *p = vring_p(r, r->desc + 16ull * i);
 
 		r->free[r->nfree++] = (uint16_t)i;
