@@ -86,7 +86,7 @@ static inline void fuzz_chain(struct fuzz *f)
 
 	if (!q->size)
 		return;
-	while (vring_get(q, &head, &len) && q->nfree < q->size)
+	while (vring_get(q, &head, &len))
 		;
 	for (unsigned i = 0; i < n; i++) {
 		b[i] = (struct vbuf){ FUZZ_MEM + fuzz_num(f, 1) * 64, 1 + (uint32_t)fuzz_num(f, 2),
@@ -98,8 +98,7 @@ static inline void fuzz_chain(struct fuzz *f)
 	/* What a device decides on: the first bytes of the first buffer. */
 	st_le64(rig_ram(f->r, b[0].gpa), head_bytes & 0x0f0f);
 	st_le64(rig_ram(f->r, b[0].gpa + 8), head_bytes >> 12);
-	if (q->nfree <= q->size)
-		(void)vring_add(q, b, n, how & 0x40);
+	(void)vring_add(q, b, n, how & 0x40);
 	vd_kick(&f->d, i_q);
 	if (!(head_bytes & 0x8000))
 		fuzz_loop(f);
@@ -215,6 +214,8 @@ static inline void fuzz_op(struct fuzz *f)
 			if (off & 4)
 				board_reset(&r->board);
 			board_start(&r->board);
+		} else {
+			rig_master(r, f->d.slot, off & 4);
 		}
 		break;
 	}

@@ -228,10 +228,18 @@ static inline uint64_t vd_cfg(struct vdrv *d, unsigned off, unsigned n)
 	return bus_read(&d->r->mmio, d->device + off, n);
 }
 
+static inline void rig_master(struct rig *r, unsigned slot, bool on)
+{
+	unsigned cmd = (unsigned)rig_cfg(r, slot, PCI_COMMAND, 2);
+
+	rig_cfg_set(r, slot, PCI_COMMAND, 2, on ? cmd | PCI_CMD_MASTER : cmd & ~PCI_CMD_MASTER);
+}
+
 /* Finds the structures of the device in slot; the bridge has assigned addresses. */
 static inline void vd_find(struct vdrv *d, struct rig *r, unsigned slot)
 {
 	*d = (struct vdrv){ .r = r, .slot = slot, .ring_gpa = 1 << 20 };
+	rig_master(r, slot, true);
 	for (unsigned at = 0; (at = rig_cap(r, slot, at, PCI_CAP_VENDOR));) {
 		unsigned type = (unsigned)rig_cfg(r, slot, at + 3, 1);
 		uint64_t where = rig_bar(r, slot, (unsigned)rig_cfg(r, slot, at + 4, 1)) +

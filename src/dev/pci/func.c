@@ -196,6 +196,11 @@ void pci_func_unmap(struct pci_func *f)
 			bar_unmap(&f->bar[i]);
 }
 
+bool pci_func_master(const struct pci_func *f)
+{
+	return ld_le16(f->cfg + PCI_COMMAND) & PCI_CMD_MASTER;
+}
+
 /* The interrupt pin. */
 
 static void pci_intx_update_locked(struct pci_func *f)
@@ -249,7 +254,8 @@ void pci_func_write(struct pci_func *f, unsigned off, unsigned n, uint32_t v)
 	}
 	pci_intx_update_locked(f);
 	unlock(&f->irq_lock);
-	if (f->msix && range_overlap(off, n, f->msix->cap, 4))
+	if (f->msix &&
+	    (range_overlap(off, n, f->msix->cap, 4) || range_overlap(off, n, PCI_COMMAND, 2)))
 		pci_msix_flush(f->msix);
 	if (f->ops && f->ops->cfg_written)
 		f->ops->cfg_written(f, off, n);

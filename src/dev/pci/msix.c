@@ -1,6 +1,6 @@
 /*
  * MSI-X (PCI 3.0, 6.8.2): a table of messages, one for each vector, and a pending bit for each that
- * came while its vector, or the whole function, was masked.
+ * came while its vector, or the whole function, was masked, or the function was no bus master.
  *
  * Both lie in a BAR of 4096 bytes: the table at 0, the pending bits at 0x800.  A message is copied
  * under irq_lock and sent after it, so a chip's locks are never taken under ours; a guest that
@@ -38,9 +38,11 @@ bool msix_enabled_locked(const struct msix *m)
 	return msix_ctrl(m) & MSIX_CTRL_ENABLE;
 }
 
+/* A message is a write to memory, so it needs bus mastering (PCI 3.0, 6.2.2). */
 static bool msix_open_locked(const struct msix *m, unsigned v)
 {
-	return (msix_ctrl(m) & (MSIX_CTRL_ENABLE | MSIX_CTRL_MASK)) == MSIX_CTRL_ENABLE &&
+	return pci_func_master(m->f) &&
+	       (msix_ctrl(m) & (MSIX_CTRL_ENABLE | MSIX_CTRL_MASK)) == MSIX_CTRL_ENABLE &&
 	       !(m->entry[v].ctrl & ENTRY_MASKED);
 }
 

@@ -114,7 +114,7 @@ struct pci_func {
 	struct pci_bar bar[PCI_BARS];
 	/* NULL: none. */
 	struct msix *msix;
-	/* Guards intx, line and *msix. */
+	/* Guards intx, line and *msix; the command register changes under it too. */
 	struct lock irq_lock;
 	/* The device wants its INTx pin asserted. */
 	uint8_t intx;
@@ -147,6 +147,8 @@ extern const struct state_desc pci_func_state;
 NODISCARD int pci_func_check(const struct pci_func *f, struct err *e);
 void pci_func_post_load(struct pci_func *f);
 
+/* May the function read and write memory (bus master enable)?  dev->lock is held. */
+bool pci_func_master(const struct pci_func *f);
 /* The device asserts or releases its interrupt pin; any thread. */
 void pci_intx_set(struct pci_func *f, bool level);
 /* f->irq_lock is held. */
@@ -177,7 +179,8 @@ void msix_init(struct msix *m, struct pci_func *f, unsigned bar, unsigned n);
 void msix_reset(struct msix *m);
 /* The guest uses MSI-X instead of the pin; f->irq_lock is held. */
 bool msix_enabled_locked(const struct msix *m);
-/* Send vector v, or remember it while masked; any thread.  Out of range: nothing. */
+/* Send vector v, or remember it while masked or while the function may not master the bus; any
+ * thread.  Out of range: nothing. */
 void msix_notify(struct msix *m, unsigned v);
 extern const struct state_desc msix_state;
 

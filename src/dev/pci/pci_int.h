@@ -17,5 +17,5 @@ uint32_t pci_func_read(struct pci_func *f, unsigned off, unsigned n);
 void pci_func_write(struct pci_func *f, unsigned off, unsigned n, uint32_t v);
 
 /* msix.c */
-/* The control word changed: send what waited. */
+/* The control word or the command register changed: send what waited. */
 void pci_msix_flush(struct msix *m);

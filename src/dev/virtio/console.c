@@ -146,7 +146,7 @@ static size_t vport_input(struct chr_client *cl, const uint8_t *data, size_t len
 	struct virtq *q = vport_rx(p);
 	size_t done = 0;
 
-	if (!p->d->v.live || (vcon_multiport(p->d) && !p->open))
+	if (!virtio_live(&p->d->v) || (vcon_multiport(p->d) && !p->open))
 		return 0;
 	/* Twice: buffers may come between the last look and asking for a bell. */
 	for (int round = 0; round < 2 && done < len; round++) {
@@ -206,7 +206,7 @@ static void vport_writable(struct chr_client *cl)
 {
 	struct vport *p = container_of(cl, struct vport, client);
 
-	if (!p->d->v.live || !p->tx_blocked)
+	if (!virtio_live(&p->d->v) || !p->tx_blocked)
 		return;
 	p->tx_blocked = false;
 	vport_drain(p);

@@ -595,7 +595,7 @@ static void vnet_readable(struct net_client *c)
 {
 	struct vnet *n = vnet_of_client(c);
 
-	if (!n->v.live || n->rx_blocked)
+	if (!virtio_live(&n->v) || n->rx_blocked)
 		return;
 	vnet_rx(n);
 	virtio_look(&n->v.vq[Q_RX]);
@@ -605,7 +605,7 @@ static void vnet_writable(struct net_client *c)
 {
 	struct vnet *n = vnet_of_client(c);
 
-	if (!n->v.live || !n->tx_blocked)
+	if (!virtio_live(&n->v) || !n->tx_blocked)
 		return;
 	n->tx_blocked = false;
 	vnet_tx(n);

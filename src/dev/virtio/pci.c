@@ -12,6 +12,9 @@
  * Registers are read from an image of the whole structure, so a read of any width works as on
  * memory; writes must have the width of the field, or of half of a 64-bit one (4.1.3.1).
  *
+ * Without bus mastering (PCI 3.0, 6.2.2) the device leaves the rings and the guest's buffers alone.
+ * A kernel that hands over to another clears it, and must find nothing written behind its back.
+ *
  * Locks: register accesses come with v->dev.lock (BAR ranges and config hooks); vectors, isr and
  * the pin are guarded by f.irq_lock, as interrupts come from the device's loop.
  */
@@ -362,8 +365,11 @@ static void vpci_cfg_written(struct pci_func *f, unsigned off, unsigned n)
 	struct virtio_pci *p = container_of(f, struct virtio_pci, f);
 	uint32_t at, len;
 
-	if (range_overlap(off, n, p->window + 16u, 4) && vpci_window(p, &at, &len))
-		vpci_write(p, at, len, ld_le(f->cfg + p->window + 16, len));
+	if (range_overlap(off, n, PCI_COMMAND, 2))
+		virtio_set_dma(p->v, pci_func_master(f));
+	if (!range_overlap(off, n, p->window + 16u, 4) || !vpci_window(p, &at, &len))
+		return;
+	vpci_write(p, at, len, ld_le(f->cfg + p->window + 16, len));
 }
 
 static const struct pci_func_ops vpci_func_ops = {
@@ -432,6 +438,8 @@ static void vpci_dev_reset(struct dev *d)
 
 	vpci_reset(&p->t);
 	pci_func_reset(&p->f);
+	SCOPED_LOCK(&p->v->dev.lock);
+	virtio_set_dma(p->v, false);
 }
 
 static void *vpci_state_obj(struct dev *d)
@@ -451,6 +459,8 @@ static int vpci_post_load(struct dev *d, struct err *e UNUSED)
 	struct virtio_pci *p = container_of(d, struct virtio_pci, dev);
 
 	pci_func_post_load(&p->f);
+	SCOPED_LOCK(&p->v->dev.lock);
+	virtio_set_dma(p->v, pci_func_master(&p->f));
 	return 0;
 }
 
@@ -514,6 +524,7 @@ int virtio_pci_new(struct virtio_pci **ret, const struct virtio_pci_opts *o, str
 		return err_in(e, "%s", o->v->dev.name);
 	}
 	p->v->transport = &p->t;
+	p->v->no_dma = true;
 	*ret = p;
 	return 0;
 }

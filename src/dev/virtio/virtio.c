@@ -33,7 +33,7 @@ static void virtio_kicked(struct loop_fd *f, unsigned events UNUSED)
 
 	if (read(q->kick_fd, &count, sizeof(count)) != sizeof(count))
 		return;
-	if (v->live && q->enabled)
+	if (virtio_live(v) && q->enabled)
 		v->type->kick(v, q);
 	virtio_look(q);
 }
@@ -171,7 +171,7 @@ static void virtio_clear(struct virtio_dev *v)
 
 static bool virtio_wants_live(const struct virtio_dev *v)
 {
-	return !v->paused && !v->resetting && (v->status & VIRTIO_DRIVER_OK) &&
+	return !v->paused && !v->resetting && !v->no_dma && (v->status & VIRTIO_DRIVER_OK) &&
 	       !(v->status & VIRTIO_NEEDS_RESET);
 }
 
@@ -226,13 +226,15 @@ static void virtio_sync(struct virtio_dev *v)
 {
 	lock(&v->dev.lock);
 	bool want = virtio_wants_live(v);
-	bool quiet = v->quiet;
+	bool quiet = v->quiet, cut = v->dma_cut;
+	v->dma_cut = false;
 	unlock(&v->dev.lock);
 
+	/* Cut off and on again: what came meanwhile was not heard, so it begins anew. */
+	if (v->live && (!want || cut))
+		virtio_halt(v);
 	if (want && !v->live && !v->busy)
 		virtio_go(v);
-	if (!want && v->live)
-		virtio_halt(v);
 	if (!want && !quiet && !v->busy)
 		virtio_settle(v);
 }
@@ -320,6 +322,18 @@ static void virtio_want_start_locked(struct virtio_dev *v)
 	v->features = v->driver_features & virtio_offered(v);
 	v->quiet = false;
 	loop_post(v->loop, &v->sync);
+}
+
+void virtio_set_dma(struct virtio_dev *v, bool on)
+{
+	if (v->no_dma == !on)
+		return;
+	__atomic_store_n(&v->no_dma, !on, __ATOMIC_RELAXED);
+	v->dma_cut |= !on;
+	if (on)
+		virtio_want_start_locked(v);
+	else if (!v->quiet)
+		loop_post(v->loop, &v->sync);
 }
 
 void virtio_dev_start(struct dev *d)

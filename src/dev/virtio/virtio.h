@@ -6,14 +6,14 @@
  * there, kicks arrive there through an eventfd for each queue, and its backend lives there.
  * Registers are accessed on vCPU threads with dev.lock held.  What is whose:
  *
- *	dev.lock	status, features, the queues' registers, want_*, quiet
+ *	dev.lock	status, features, the queues' registers, paused, no_dma, quiet
  *	loop's thread	live, busy, the queues' positions, everything of the type
  *	type's lock	config fields that the loop changes (each type says)
  *
- * DRIVER_OK, needs-reset, pause and resume all end in one function on the loop, virtio_sync(), that
- * compares what is wanted with what is and calls the type's start or stop.  A reset while requests
- * are in flight ends when the last one does; until then status does not read 0
- *(virtio 1.2, 4.1.4.3.1). No thread ever waits for a loop with dev.lock held.
+ * DRIVER_OK, needs-reset, bus mastering, pause and resume all end in one function on the loop,
+ * virtio_sync(), that compares what is wanted with what is and calls the type's start or stop.  A
+ * reset while requests are in flight ends when the last one does; until then status does not read 0
+ * (virtio 1.2, 4.1.4.3.1).  No thread ever waits for a loop with dev.lock held.
  *
  * A guest that breaks the rules (bad ring, bad descriptor) gets DEVICE_NEEDS_RESET and a
  * configuration interrupt; its device stands still until it is reset.
@@ -145,8 +145,11 @@ struct virtio_dev {
 
 	/* driver_features, fixed at DRIVER_OK. */
 	uint64_t features;
-	/* Guarded by dev.lock: the VM is paused; a reset waits; nothing runs or is in flight. */
-	bool paused, resetting, quiet;
+	/* Guarded by dev.lock: the VM is paused; a reset waits; nothing runs or is in flight; it
+	 * may not touch memory (also read by the loop; atomic). */
+	bool paused, resetting, quiet, no_dma;
+	/* Guarded by dev.lock: no_dma was set since virtio_sync() looked. */
+	bool dma_cut;
 	struct cond quiet_cond;
 	/* How long a vCPU waits for a reset to end before it lets the guest poll; 0 in tests. */
 	unsigned reset_wait_ms;

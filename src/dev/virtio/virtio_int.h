@@ -28,6 +28,13 @@ NODISCARD int virtio_check(const struct virtio_dev *v, struct err *e);
 
 /* For types; the loop's thread. */
 
+/* May it use its rings?  For what comes from elsewhere than a kick: a backend's upcall. */
+static inline bool virtio_live(const struct virtio_dev *v)
+{
+	/* The loop may hear of no_dma only in a while. */
+	return v->live && !__atomic_load_n(&v->no_dma, __ATOMIC_RELAXED);
+}
+
 /* A request that ends later, in another round of the loop. */
 void virtio_busy(struct virtio_dev *v);
 void virtio_idle(struct virtio_dev *v);
@@ -50,6 +57,9 @@ uint8_t virtio_status(struct virtio_dev *v);
 void virtio_set_status(struct virtio_dev *v, uint8_t status);
 void virtio_set_driver_features(struct virtio_dev *v, uint64_t f);
 void virtio_enable_queue(struct virtio_dev *v, unsigned i);
+/* May the device touch memory from now on?  While not it stands still, as in a pause: requests that
+ * are in flight end, and the queues go on where they were. */
+void virtio_set_dma(struct virtio_dev *v, bool on);
 /* May registers of this queue change? */
 bool virtio_queue_open(const struct virtio_dev *v, unsigned i);
 void virtio_config_read(struct virtio_dev *v, size_t off, void *p, size_t n);

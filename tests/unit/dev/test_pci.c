@@ -371,8 +371,15 @@ static void test_msix(void **state)
 	msix_notify(&t->msix, 0);
 	assert_int_equal(bus_read(&r->mmio, pba, 8), 0);
 	vd_msix(&d);
+	/* A message is a write: without bus mastering it waits. */
 	msix_notify(&t->msix, 2);
+	assert_int_equal(r->msi[RIG_MSI_DATA + 2], 0);
+	assert_int_equal(bus_read(&r->mmio, pba, 8), 4);
+	rig_master(r, 3, true);
 	assert_int_equal(r->msi[RIG_MSI_DATA + 2], 1);
+	assert_int_equal(bus_read(&r->mmio, pba, 8), 0);
+	msix_notify(&t->msix, 2);
+	assert_int_equal(r->msi[RIG_MSI_DATA + 2], 2);
 	assert_int_equal(r->msi_addr, 0xfee00000);
 
 	/* Masked: pending, once, sent when unmasked. */
@@ -424,6 +431,7 @@ static void test_state(void **state)
 	pci_func_set(&toy_new(other, 3)->f, PCI_DEVICE, 2, 0x9999, 0);
 	assert_int_equal(pci_host_assign(r->host, &e), 0);
 	vd_msix(&d);
+	rig_master(r, 3, true);
 	uint64_t table = rig_bar(r, 3, 1), bar = rig_bar(r, 3, 0);
 	bus_write(&r->mmio, table + 12, 4, 1);
 	msix_notify(&t->msix, 0);

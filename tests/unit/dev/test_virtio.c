@@ -5,6 +5,8 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 enum {
 	BUF = 0x10000,
@@ -242,6 +244,104 @@ static void test_kicks(void **state)
 	rig_free(r);
 }
 
+/* Without bus mastering nothing reaches memory, and it goes on where it was. */
+static void test_master(void **state)
+{
+	struct rig *r = rig_new(), *s = rig_new();
+	struct vdrv d;
+	struct err e = { 0 };
+	struct state_buf buf = { 0 };
+	const struct vbuf b = { BUF, 8, true };
+	uint16_t head;
+	uint32_t len;
+
+	vd_start(&d, r, rig_plug(r, rng_new(r)), 0, 1);
+	assert_int_equal(rng_ask(&d, 8), 8);
+	rig_master(r, d.slot, false);
+	vring_add(&d.q[0], &b, 1, false);
+	vd_kick(&d, 0);
+	rig_run(r);
+	assert_false(vring_get(&d.q[0], &head, &len));
+	assert_int_equal(vd_irqs(&d, 0), 1);
+	/* A pause does not change that. */
+	board_stop(&r->board);
+	board_start(&r->board);
+	rig_run(r);
+	assert_false(vring_get(&d.q[0], &head, &len));
+
+	/* Nor does a new life somewhere else. */
+	board_stop(&r->board);
+	assert_int_equal(board_save(&r->board, &buf, &e), 0);
+	rig_plug(s, rng_new(s));
+	board_stop(&s->board);
+	memcpy(s->gmem.r[0].host, r->gmem.r[0].host, RIG_RAM);
+	assert_int_equal(board_load(&s->board, buf.data, buf.len, &e), 0);
+	state_buf_fini(&buf);
+	rig_free(r);
+	d.r = s;
+	d.q[0].m = &s->gmem;
+	board_start(&s->board);
+	rig_run(s);
+	assert_false(vring_get(&d.q[0], &head, &len));
+	assert_int_equal(vd_get(&d, VC_STATUS, 1), ALL_OK);
+
+	rig_master(s, d.slot, true);
+	rig_run(s);
+	assert_true(vring_get(&d.q[0], &head, &len));
+	assert_int_equal(vd_irqs(&d, 0), 1);
+	assert_int_equal(rng_ask(&d, 8), 8);
+	/* Off and on before the loop has seen the first. */
+	rig_master(s, d.slot, false);
+	rig_master(s, d.slot, true);
+	assert_int_equal(rng_ask(&d, 8), 8);
+	/* The machine's reset takes it away. */
+	board_stop(&s->board);
+	board_reset(&s->board);
+	assert_int_equal(pci_host_assign(s->host, &e), 0);
+	board_start(&s->board);
+	assert_int_equal(rig_cfg(s, d.slot, PCI_COMMAND, 2) & PCI_CMD_MASTER, 0);
+	rig_free(s);
+}
+
+/* A guest's other vCPU, as the loop sees it. */
+struct master_on {
+	struct loop_fd f;
+	struct vdrv *d;
+};
+
+static void master_on(struct loop_fd *f, unsigned events UNUSED)
+{
+	struct master_on *m = container_of(f, struct master_on, f);
+
+	rig_master(m->d->r, m->d->slot, true);
+	loop_fd_set(f, 0);
+}
+
+/* A kick that the loop hears while it is off, before it has seen that: not lost when it is on. */
+static void test_master_kick(void **state)
+{
+	struct rig *r = rig_new();
+	struct vdrv d;
+	struct master_on m = { .f.fn = master_on, .d = &d };
+	const struct vbuf b = { BUF, 8, true };
+	const uint64_t one = 1;
+	uint16_t head;
+	uint32_t len;
+	int fd = eventfd(0, EFD_CLOEXEC);
+
+	vd_start(&d, r, rig_plug(r, rng_new(r)), 0, 1);
+	assert_int_equal(loop_fd_add(r->loop, &m.f, fd, LOOP_IN), 0);
+	vring_add(&d.q[0], &b, 1, false);
+	rig_master(r, d.slot, false);
+	vd_kick(&d, 0);
+	assert_int_equal(write(fd, &one, sizeof(one)), sizeof(one));
+	rig_run(r);
+	assert_true(vring_get(&d.q[0], &head, &len));
+	loop_fd_del(&m.f);
+	close(fd);
+	rig_free(r);
+}
+
 /* Indirect chains only when negotiated. */
 static void test_indirect(void **state)
 {
@@ -426,6 +526,8 @@ int main(void)
 		cmocka_unit_test(test_pin),
 		cmocka_unit_test(test_needs_reset),
 		cmocka_unit_test(test_kicks),
+		cmocka_unit_test(test_master),
+		cmocka_unit_test(test_master_kick),
 		cmocka_unit_test(test_indirect),
 		cmocka_unit_test(test_window),
 		cmocka_unit_test(test_state),
