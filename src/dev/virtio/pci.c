@@ -369,7 +369,12 @@ static void vpci_cfg_written(struct pci_func *f, unsigned off, unsigned n)
 		virtio_set_dma(p->v, pci_func_master(f));
 	if (!range_overlap(off, n, p->window + 16u, 4) || !vpci_window(p, &at, &len))
 		return;
+	/* A reset must not wait here, with the bridge's lock held: the driver asks until it is
+	 * done. */
+	unsigned wait_ms = p->v->reset_wait_ms;
+	p->v->reset_wait_ms = 0;
 	vpci_write(p, at, len, ld_le(f->cfg + p->window + 16, len));
+	p->v->reset_wait_ms = wait_ms;
 }
 
 static const struct pci_func_ops vpci_func_ops = {

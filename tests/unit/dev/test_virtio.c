@@ -399,6 +399,32 @@ static void test_window(void **state)
 	rig_free(r);
 }
 
+/* A reset through the window, with a request in flight: the bridge's lock is held, so the vCPU does
+ * not wait; the driver asks until status reads 0. */
+static void test_window_reset(void **state)
+{
+	struct rig *r = rig_new();
+	struct vdrv d;
+	struct virtio_dev *v = rng_new(r);
+	unsigned cap = 0, at = 0;
+
+	vd_start(&d, r, rig_plug(r, v), 0, 1);
+	while ((at = rig_cap(r, d.slot, at, PCI_CAP_VENDOR)))
+		if (rig_cfg(r, d.slot, at + 3, 1) == 5)
+			cap = at;
+	rig_cfg_set(r, d.slot, cap + 4, 1, 4);
+	rig_cfg_set(r, d.slot, cap + 8, 4, VC_STATUS);
+	rig_cfg_set(r, d.slot, cap + 12, 4, 1);
+	/* This thread is the loop's: a wait would not end. */
+	v->reset_wait_ms = 3600 * 1000;
+	rig_cfg_set(r, d.slot, cap + 16, 1, 0);
+	assert_int_equal(vd_get(&d, VC_STATUS, 1), ALL_OK);
+	assert_int_equal(v->reset_wait_ms, 3600 * 1000);
+	rig_run(r);
+	assert_int_equal(vd_get(&d, VC_STATUS, 1), 0);
+	rig_free(r);
+}
+
 /* Saved between two requests, gone on with in another process's device. */
 static void test_state(void **state)
 {
@@ -530,6 +556,7 @@ int main(void)
 		cmocka_unit_test(test_master_kick),
 		cmocka_unit_test(test_indirect),
 		cmocka_unit_test(test_window),
+		cmocka_unit_test(test_window_reset),
 		cmocka_unit_test(test_state),
 		cmocka_unit_test(test_vm_reset),
 		cmocka_unit_test(test_thread),
