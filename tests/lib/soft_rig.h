@@ -135,6 +135,16 @@ static inline void rig_watchdog_fn(void *arg)
 	unlock(&w->lock);
 }
 
+/* Thread function: kicks vCPU 0 after a while. */
+static inline void rig_kick_soon(void *arg)
+{
+	uint64_t end = clock_ns() + 50 * NS_PER_MS;
+
+	while (clock_ns() < end)
+		;
+	accel_kick(rig.cpu[0]);
+}
+
 /* Runs vCPU n until the exit port or a triple fault. */
 static inline enum accel_exit soft_rig_run_cpu(unsigned n)
 {

@@ -454,7 +454,8 @@ static struct cpage *code_page(struct soft_code *k, uint64_t index)
 	return k->page[index] = p;
 }
 
-/* A block that begins at off of the page; NULL: its first instruction crosses the page's end. */
+/* A block that begins at off of the page; NULL: its first instruction crosses the page's end, or
+ * there is no such page any more. */
 static struct sblock *code_build(struct scpu *c, const struct sxt *t, unsigned off)
 {
 	struct soft_code *k = c->code;
@@ -465,6 +466,7 @@ static struct sblock *code_build(struct scpu *c, const struct sxt *t, unsigned o
 	    soft_host_full(c->host))
 		code_drop_all(c);
 
+	uint64_t drops = k->stats.drops;
 	struct cpage *p = code_page(k, t->index);
 	struct sblock *b = (struct sblock *)(void *)(k->arena + k->used);
 	*b = (struct sblock){ .index = t->index, .off = (uint16_t)off, .code_size = c->code_size };
@@ -477,6 +479,9 @@ static struct sblock *code_build(struct scpu *c, const struct sxt *t, unsigned o
 			__atomic_fetch_or(&t->page->lines, need, __ATOMIC_SEQ_CST);
 			if (!marked)
 				sync_unwrite(c, t->index);
+			/* This vCPU rested meanwhile, and memory was mapped anew. */
+			if (k->stats.drops != drops)
+				return NULL;
 			marked |= need;
 		}
 		uint8_t bytes[16] = { 0 };

@@ -253,9 +253,10 @@ static void int_prot_gate(struct scpu *c, struct delivery *d)
 		seg_tss_stack(c, NULL, d->cpl, &sel, &sp);
 		ss = seg_check_ss(c, NULL, (uint16_t)sel, d->cpl, X86_EXC_TS, d->ext);
 		st = stack_of(c, &ss, sp, d->cpl);
+		st.err = sel & 0xfffc;
 		words += vm ? 6 : 2;
 	}
-	st.err = d->ext;
+	st.err |= d->ext;
 	seg_set_accessed(c, NULL, &d->cs);
 	cs = seg_make((uint16_t)((d->sel & 0xfffc) | d->cpl), d->cs.lo);
 	if (d->off > cs.limit)
@@ -418,6 +419,9 @@ bool exc_deliver(struct scpu *c)
 	r->excs++;
 	r->delivering = vector;
 	c->ev.exc_pending = 0;
+	/* The trap of a HLT that is single-stepped. */
+	if (c->mp == CPU_MP_HALT)
+		c->mp = CPU_MP_RUN;
 	/* Error codes are pushed in protected mode only. */
 	soft_interrupt(c, (unsigned)vector, SOFT_INT_EXC, exc_has_err((unsigned)vector), err,
 		       c->rip);

@@ -463,7 +463,8 @@ static void iret_to_vm86(struct scpu *c, const struct insn *i, struct sstack *st
 		sel[n] = (uint16_t)stack_pop(c, i, st, 4);
 	if (off > 0xffff)
 		soft_gp(c, i, 0);
-	soft_rflags_set(c, (fl & 0x257fd5) | X86_FL_FIXED);
+	/* All of them; ring 0 may. */
+	soft_rflags_set(c, (fl & 0x3f7fd5) | X86_FL_FIXED);
 	seg_set_vm86(c, X86_CS, cs);
 	for (unsigned n = 0; n < COUNT_OF(order); n++)
 		seg_set_vm86(c, order[n], sel[n]);

@@ -140,23 +140,28 @@ static void mmu_check_canonical(struct scpu *c, const struct insn *i, uint64_t l
 	soft_raise(c, i, mmu_by_stack(c, i, lin) ? X86_EXC_SS : X86_EXC_GP, 0);
 }
 
-/* SDM 3B 17.2.4: breakpoints on data.  acc has SACC_W for a store. */
-static void mmu_watch(struct scpu *c, const struct insn *i, uint64_t lin, unsigned len, bool write)
+/* SDM 3B 17.2.4: breakpoints on data and ports. */
+void mmu_watch(struct scpu *c, const struct insn *i, uint64_t at, unsigned len, enum mmu_watch kind)
 {
+	/* By R/W of DR7: stores, ports, loads and stores. */
+	const unsigned hit_by[] = { 0, BIT(WATCH_STORE), BIT(WATCH_PORT),
+				    BIT(WATCH_STORE) | BIT(WATCH_LOAD) };
+
 	for (unsigned n = 0; n < 4; n++) {
-		if (!(c->mmu->watch >> n & 1))
+		if (!(c->dr7 >> (2 * n) & 3))
 			continue;
 		unsigned rw = c->dr7 >> (16 + 4 * n) & 3, l = c->dr7 >> (18 + 4 * n) & 3;
 		unsigned size = l == 2 ? 8 : l + 1;
-		uint64_t at = c->dr[n] & ~(uint64_t)(size - 1);
+		uint64_t from = c->dr[n] & ~(uint64_t)(size - 1);
 
-		/* rw: 1 stores, 3 stores and loads (2: ports). */
-		if (rw == 2 || (rw == 1 && !write) || !range_overlap(at, size, lin, len))
-			continue;
-		c->run->dr6_hits |= 1u << n;
+		if (hit_by[rw] & BIT(kind) && range_overlap(from, size, at, len))
+			c->run->dr6_hits |= 1u << n;
 	}
-	if (c->run->dr6_hits)
+	if (c->run->dr6_hits) {
 		code_stop_after(c, i);
+		/* The block may end here anyway, or the instruction repeat itself. */
+		sync_set_req(c);
+	}
 }
 
 static void mmu_careful(struct scpu *c, const struct insn *i, uint64_t lin, unsigned size,
@@ -165,7 +170,7 @@ static void mmu_careful(struct scpu *c, const struct insn *i, uint64_t lin, unsi
 	if (c->mmu->check_align && is_pow2(size) && size <= 8 && lin & (size - 1))
 		soft_raise(c, i, X86_EXC_AC, 0);
 	if (c->mmu->watch)
-		mmu_watch(c, i, lin, size, write);
+		mmu_watch(c, i, lin, size, write ? WATCH_STORE : WATCH_LOAD);
 }
 
 /* Translate or raise. */
@@ -302,7 +307,8 @@ static uint64_t mmu_next_page(const struct scpu *c, uint64_t lin)
 {
 	uint64_t next = (lin | PAGE_MASK_) + 1;
 
-	return soft_64(c) ? next : next & 0xffffffff;
+	/* System structures can lie anywhere while compatibility mode runs. */
+	return soft_64(c) || lin >> 32 ? next : next & 0xffffffff;
 }
 
 static uint64_t mmu_ld(struct scpu *c, const struct insn *i, uint64_t lin, unsigned size,
@@ -367,7 +373,7 @@ void soft_st_slow(struct scpu *c, const struct insn *i, uint64_t lin, unsigned s
 
 uint64_t mmu_ld_as(struct scpu *c, const struct insn *i, uint64_t lin, unsigned size, unsigned acc)
 {
-	if (soft_64(c))
+	if (soft_long(c))
 		mmu_check_canonical(c, i, lin, size);
 	return mmu_ld(c, i, lin, size, acc);
 }
@@ -375,14 +381,14 @@ uint64_t mmu_ld_as(struct scpu *c, const struct insn *i, uint64_t lin, unsigned 
 void mmu_st_as(struct scpu *c, const struct insn *i, uint64_t lin, unsigned size, uint64_t v,
 	       unsigned acc)
 {
-	if (soft_64(c))
+	if (soft_long(c))
 		mmu_check_canonical(c, i, lin, size);
 	mmu_st(c, i, lin, size, v, acc);
 }
 
 void mmu_probe_as(struct scpu *c, const struct insn *i, uint64_t lin, unsigned len, unsigned acc)
 {
-	if (soft_64(c))
+	if (soft_long(c))
 		mmu_check_canonical(c, i, lin, len);
 	(void)mmu_get(c, i, lin, acc);
 	if (mmu_crosses(lin, len))

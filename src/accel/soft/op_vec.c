@@ -3,7 +3,8 @@
  * VMASKMOV, VPMASKMOV, MASKMOVDQU, MASKMOVQ, gathers, VZEROUPPER, VZEROALL, LDMXCSR, STMXCSR.
  *
  * A copy of these could touch bytes that a mask excludes, so each element goes through the ordinary
- * loads and stores.  Masked stores are checked as a whole first.  A gather that faults has done the
+ * loads and stores.  The address size cuts the operand's address, not those of its elements.
+ * Masked stores are checked as a whole first.  A gather that faults has done the
  * elements before: they are in the destination and gone from the mask (SDM 2C VGATHERDPS).
  */
 #include "accel/soft/host_int.h"
@@ -42,8 +43,7 @@ static void vec_mask_load(struct scpu *c, const struct insn *i)
 	vec_gate(c, i);
 	for (unsigned k = 0; k < n; k++)
 		if (vec_msb(mask, size, k))
-			st_le(v + size * k, size,
-			      soft_ld(c, i, i->seg, (ea + size * k) & i->ea_mask, size));
+			st_le(v + size * k, size, soft_ld(c, i, i->seg, ea + size * k, size));
 	memcpy(c->ymm[i->reg], v, sizeof(v));
 	SOFT_NEXT(c, i);
 }
@@ -54,14 +54,10 @@ static void vec_mask_put(struct scpu *c, const struct insn *i, uint64_t ea, cons
 {
 	for (unsigned k = 0; k < n; k++)
 		if (vec_msb(mask, size, k))
-			soft_probe_w(
-				c, i,
-				soft_lin(c, i, i->seg, (ea + size * k) & i->ea_mask, size, true),
-				size);
+			soft_probe_w(c, i, soft_lin(c, i, i->seg, ea + size * k, size, true), size);
 	for (unsigned k = 0; k < n; k++)
 		if (vec_msb(mask, size, k))
-			soft_st(c, i, i->seg, (ea + size * k) & i->ea_mask, size,
-				ld_le(v + size * k, size));
+			soft_st(c, i, i->seg, ea + size * k, size, ld_le(v + size * k, size));
 }
 
 static void vec_mask_store(struct scpu *c, const struct insn *i)

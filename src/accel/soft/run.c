@@ -179,15 +179,13 @@ static void run_debug_traps(struct scpu *c, uint64_t bits)
 void run_one(struct scpu *c)
 {
 	bool tf = c->rflags & X86_FL_TF, rf = c->rflags & X86_FL_RF;
-	uint8_t shadow = c->ev.shadow;
 
 	run_check_breakpoints(c);
+	/* The shadow covers this instruction, which may be a jump to itself; or cast a new one. */
+	c->ev.shadow = 0;
 	unsigned sop = code_step(c);
 	if (rf && sop != SOP_IRET)
 		c->rflags &= ~X86_FL_RF;
-	/* The shadow covered this instruction. */
-	if (shadow && c->run->shadow_rip != c->rip)
-		c->ev.shadow = 0;
 	run_debug_traps(c, tf && !run_entered(c, sop) ? X86_DR6_BS : 0);
 }
 
@@ -229,6 +227,25 @@ static bool run_events(struct scpu *c)
 	return false;
 }
 
+/*
+ * An exception waits and none is being delivered.  A guest can make endless chains of them (traps
+ * of task switches) without an instruction between, so whoever wants this vCPU gets it here too.
+ * True: leave; the exception is delivered in the next run.
+ */
+static bool run_before_exception(struct scpu *c)
+{
+	struct soft_run *r = c->run;
+
+	if (r->delivering >= 0 || !__atomic_load_n(&c->exit_req, __ATOMIC_RELAXED))
+		return false;
+	code_finish(c);
+	sync_pause(c);
+	if (!__atomic_exchange_n(&r->kick, 0, __ATOMIC_SEQ_CST))
+		return false;
+	r->exit = ACCEL_EXIT_KICK;
+	return true;
+}
+
 enum accel_exit soft_run(struct accel_vcpu *v, struct err *e)
 {
 	struct scpu *c = (struct scpu *)(void *)v;
@@ -244,9 +261,12 @@ enum accel_exit soft_run(struct accel_vcpu *v, struct err *e)
 	}
 	for (;;) {
 		if (unlikely(c->ev.exc_pending)) {
-			if (!exc_deliver(c))
+			if (run_before_exception(c))
 				break;
-			continue;
+			if (exc_deliver(c))
+				continue;
+			c->ev.exc_pending = 0;
+			break;
 		}
 		r->delivering = -1;
 		if (__atomic_load_n(&c->exit_req, __ATOMIC_RELAXED)) {
@@ -258,7 +278,6 @@ enum accel_exit soft_run(struct accel_vcpu *v, struct err *e)
 	}
 	r->trap_set = false;
 	r->delivering = -1;
-	c->ev.exc_pending = 0;
 	sync_leave(c);
 	return r->exit;
 }

@@ -170,9 +170,11 @@ struct sstack stack_of(const struct scpu *c, const struct cpu_seg *ss, uint64_t 
 	struct sstack s = {
 		.ss = *ss,
 		.sp = sp,
-		.acc = cpl == 3                ? SACC_USER
-		       : c->rflags & X86_FL_AC ? SACC_AC
-					       : 0,
+		/* AC overrides SMAP for what ring 0-2 code does itself, not for the pushes of a
+		 * change of ring (SDM 3A 4.6: implicit accesses). */
+		.acc = cpl == 3                              ? SACC_USER
+		       : c->cpl < 3 && c->rflags & X86_FL_AC ? SACC_AC
+							     : 0,
 		.mask = soft_64(c)          ? ~0ull
 			: ss->attr & SEG_DB ? 0xffffffff
 					    : 0xffff,

@@ -270,15 +270,24 @@ void soft_io_check(struct scpu *c, const struct insn *i, uint16_t port, unsigned
 		soft_gp(c, i, 0);
 }
 
+/* Breakpoints on ports are there with CR4.DE. */
+static void io_watch(struct scpu *c, const struct insn *i, uint16_t port, unsigned size)
+{
+	if (unlikely(c->dr7 & 0xff && c->cr4 & X86_CR4_DE))
+		mmu_watch(c, i, port, size, WATCH_PORT);
+}
+
 uint32_t soft_io_read(struct scpu *c, const struct insn *i, uint16_t port, unsigned size)
 {
 	soft_io_check(c, i, port, size);
+	io_watch(c, i, port, size);
 	return (uint32_t)bus_read(c->v.vm->o.pio, port, size);
 }
 
 void soft_io_write(struct scpu *c, const struct insn *i, uint16_t port, unsigned size, uint32_t v)
 {
 	soft_io_check(c, i, port, size);
+	io_watch(c, i, port, size);
 	bus_write(c->v.vm->o.pio, port, size, v & mask_of(size));
 }
 
@@ -347,7 +356,6 @@ static void sys_ud(struct scpu *c, const struct insn *i)
 {
 	soft_ud(c, i);
 }
-
 
 /* ---- the table ---- */
 

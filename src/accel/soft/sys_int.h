@@ -307,6 +307,14 @@ void mmu_probe_as(struct scpu *c, const struct insn *i, uint64_t lin, unsigned l
 bool mmu_load_pdptrs(struct scpu *c, uint64_t cr3);
 /* DR7 or the flags changed: data breakpoints, alignment checks. */
 void mmu_debug_changed(struct scpu *c);
+enum mmu_watch {
+	WATCH_LOAD,
+	WATCH_STORE,
+	WATCH_PORT,
+};
+/* An access while breakpoints are on: does it hit one? */
+void mmu_watch(struct scpu *c, const struct insn *i, uint64_t at, unsigned len,
+	       enum mmu_watch kind);
 
 /* seg.c */
 struct seg_desc {

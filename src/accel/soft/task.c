@@ -239,6 +239,9 @@ void task_switch(struct scpu *c, const struct insn *i, uint16_t sel, enum task_w
 	}
 	if (c->rip > c->seg[X86_CS].limit)
 		soft_gp(c, NULL, ext);
-	if (t.trap)
+	/* The switch is done, and with it what it delivered: the trap is the new task's. */
+	if (t.trap) {
+		c->run->delivering = -1;
 		exc_debug_trap(c, X86_DR6_BT);
+	}
 }
