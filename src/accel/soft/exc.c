@@ -39,6 +39,13 @@ void soft_raise(struct scpu *c, const struct insn *i, unsigned vector, uint32_t 
 	longjmp(c->trap, 1);
 }
 
+void soft_again(struct scpu *c, const struct insn *i)
+{
+	BUG_ON(!c->run->trap_set);
+	c->rip = soft_rip(c, i);
+	longjmp(c->trap, 1);
+}
+
 void soft_raise_pf(struct scpu *c, const struct insn *i, uint64_t lin, uint32_t err)
 {
 	c->cr2 = lin;

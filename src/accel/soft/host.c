@@ -19,13 +19,14 @@
  * returns the vector as the stub's value.  So is SIGILL, for the copies of evex.c: all others are
  * known to be valid.
  *
- * Not here: FERR#/IGNNE# of CR0.NE = 0 (SDM 1 8.7.3): a pending x87 exception is #MF in any case.
  * FIP, FDP and FOP read as 0.
  */
 #include "accel/soft/host_int.h"
+#include "accel/soft/sys_int.h"
 
 #include "base/alloc.h"
 #include "base/bug.h"
+#include "base/bytes.h"
 #include "base/num.h"
 #include "base/thread.h"
 
@@ -307,17 +308,37 @@ void host_gate_fail(struct scpu *c, const struct insn *i, const struct host_gate
 		soft_raise(c, i, X86_EXC_UD, 0);
 	if (c->cr0 & g->cr0_no)
 		soft_raise(c, i, X86_EXC_NM, 0);
-	soft_raise(c, i, X86_EXC_MF, 0);
+	if (!ferr_ignored(c))
+		ferr_raise(c, i);
+}
+
+/* Flags and summaries of FSW (SDM 1 8.1.3). */
+enum {
+	FSW_ERRORS = 0x80ff,
+};
+
+/* Once more with the pending error put aside, which is there again afterwards. */
+static unsigned host_ignoring(struct scpu *c, const struct host_stub *st, void *mem)
+{
+	uint16_t errors = ld_le16(c->fx + 2) & FSW_ERRORS;
+
+	st_le16(c->fx + 2, ld_le16(c->fx + 2) & (uint16_t)~FSW_ERRORS);
+	unsigned vector = st->code(mem, c);
+	st_le16(c->fx + 2, ld_le16(c->fx + 2) | errors);
+	return vector;
 }
 
 /* The copied instruction raised. */
-static NOINLINE NORETURN COLD void host_raised(struct scpu *c, const struct insn *i,
-					       unsigned vector)
+static NOINLINE COLD void host_raised(struct scpu *c, const struct insn *i,
+				      const struct host_stub *st, void *mem, unsigned vector)
 {
 	BUG_ON(vector != X86_EXC_MF && vector != X86_EXC_XM);
-	if (vector == X86_EXC_XM && !(c->cr4 & X86_CR4_OSXMMEXCPT))
-		vector = X86_EXC_UD;
-	soft_raise(c, i, vector, 0);
+	if (vector == X86_EXC_MF && ferr_ignored(c))
+		vector = host_ignoring(c, st, mem);
+	if (vector == X86_EXC_XM)
+		soft_raise(c, i, c->cr4 & X86_CR4_OSXMMEXCPT ? X86_EXC_XM : X86_EXC_UD, 0);
+	if (vector)
+		ferr_raise(c, i);
 }
 
 static ALWAYS_INLINE void host_call(struct scpu *c, const struct insn *i,
@@ -326,7 +347,7 @@ static ALWAYS_INLINE void host_call(struct scpu *c, const struct insn *i,
 	unsigned vector = st->code(mem, c);
 
 	if (unlikely(vector))
-		host_raised(c, i, vector);
+		host_raised(c, i, st, mem, vector);
 }
 
 static ALWAYS_INLINE uint64_t host_lin(struct scpu *c, const struct insn *i,
@@ -354,8 +375,8 @@ static void host_fwait(struct scpu *c, const struct insn *i)
 {
 	if ((c->cr0 & (X86_CR0_MP | X86_CR0_TS)) == (X86_CR0_MP | X86_CR0_TS))
 		soft_raise(c, i, X86_EXC_NM, 0);
-	if (c->fx[2] & 0x80)
-		soft_raise(c, i, X86_EXC_MF, 0);
+	if (c->fx[2] & 0x80 && !ferr_ignored(c))
+		ferr_raise(c, i);
 	SOFT_NEXT(c, i);
 }
 
@@ -408,6 +429,32 @@ static void host_store(struct scpu *c, const struct insn *i)
 	else
 		host_store_slow(c, i, st, lin);
 	SOFT_NEXT(c, i);
+}
+
+/* FNCLEX, FNINIT, FNSAVE, FLDENV, FRSTOR: what they leave is looked at anew. */
+static void host_reg_clears(struct scpu *c, const struct insn *i)
+{
+	ferr_clear(c);
+	host_reg(c, i);
+}
+
+static void host_load_clears(struct scpu *c, const struct insn *i)
+{
+	host_gate(c, i, &((const struct host_stub *)i->aux)->gate);
+	ferr_clear(c);
+	host_load(c, i);
+}
+
+static void host_store_clears(struct scpu *c, const struct insn *i)
+{
+	ferr_clear(c);
+	host_store(c, i);
+}
+
+static bool host_clears(unsigned sop)
+{
+	return sop == SOP_FNCLEX || sop == SOP_FNINIT || sop == SOP_FNSAVE || sop == SOP_FLDENV ||
+	       sop == SOP_FRSTOR;
 }
 
 /* What the code does not say of a stub. */
@@ -482,7 +529,10 @@ insn_fn *host_bind(struct scpu *c, struct insn *i, const uint8_t *bytes, unsigne
 		return NULL;
 	i->aux = host_stub(c->host, i, code, len);
 	BUG_ON(!i->aux);
+	bool clears = host_clears(f->sop);
 	if (!(i->flags & INSN_MEM) || f->mem_access == INSA_NONE)
-		return host_reg;
-	return f->mem_access == INSA_R ? host_load : host_store;
+		return clears ? host_reg_clears : host_reg;
+	if (f->mem_access == INSA_R)
+		return clears ? host_load_clears : host_load;
+	return clears ? host_store_clears : host_store;
 }

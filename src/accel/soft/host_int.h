@@ -81,15 +81,16 @@ static inline bool host_fp16(const struct insn *i)
 /* Runs code of evex.c: rdi is mem, rsi the vCPU; returns as host_code does, X86_EXC_UD too. */
 unsigned host_run_code(struct scpu *c, const uint8_t *code, unsigned len, void *mem);
 
-NORETURN void host_gate_fail(struct scpu *c, const struct insn *i, const struct host_gate *g);
+/* Raises what the gate says; returns when that is an x87 error that IGNNE# lets pass. */
+void host_gate_fail(struct scpu *c, const struct insn *i, const struct host_gate *g);
 
 static ALWAYS_INLINE bool host_no_prot(const struct scpu *c)
 {
 	return !(c->cr0 & X86_CR0_PE) || c->rflags & X86_FL_VM;
 }
 
-/* Raises #UD, #NM or #MF as the control registers say (SDM 3A 2.5, 13.1; 2A tables 2-21 to 2-28).
- */
+/* Raises #UD, #NM or #MF as the control registers say (SDM 3A 2.5, 13.1; 2A tables 2-21 to 2-28);
+ * see ferr.c for what #MF may be instead. */
 static ALWAYS_INLINE void host_gate(struct scpu *c, const struct insn *i, const struct host_gate *g)
 {
 	uint64_t bad = (c->cr0 & g->cr0_no) | (~c->cr4 & g->cr4_need) | (~c->xcr0 & g->xcr0_need);

@@ -284,6 +284,8 @@ static void soft_vm_free(struct accel_vm *vm)
 
 	if (vm->o.gmem && vm->o.gmem->watch == &s->watch)
 		vm->o.gmem->watch = NULL;
+	if (s->shared)
+		ferr_fini(s->shared, vm->o.pio);
 	shared_free(s->shared);
 	irq_chips_free(s->chips);
 	free(vm->vcpu);
@@ -328,6 +330,8 @@ static int soft_vm_new(const struct accel_opts *o, struct accel_vm **ret, struct
 	rc = s->vm.vcpu ? shared_new(&s->shared, o, e) : err_set(e, ENOMEM, "no memory");
 	if (rc >= 0)
 		rc = vm_chips(s, e);
+	if (rc >= 0)
+		rc = ferr_init(s->shared, o->pio, e);
 	if (rc >= 0)
 		rc = thread_start(&s->shared->timer, "soft-timer", timer_thread, s->shared, e);
 	if (rc < 0) {
@@ -479,6 +483,7 @@ static int soft_reset(struct accel_vm *vm, struct err *e)
 
 		if (!c)
 			continue;
+		ferr_clear(c);
 		lapic_reset(&c->lapic, false);
 		(void)lapic_take_events(&c->lapic);
 	}

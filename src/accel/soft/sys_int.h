@@ -97,6 +97,8 @@ struct soft_shared {
 	struct thread timer;
 	uint64_t timer_wake_ns;
 	bool timer_stop;
+	/* ferr.c */
+	struct bus_range ferr_port;
 };
 
 /* One side of a struct stlb_set: which slots are filled, so that a flush costs what it drops. */
@@ -209,6 +211,8 @@ struct soft_run {
 	uint64_t shadow_rip;
 	/* An interrupt waits until IF, the priority or the shadow lets it in. */
 	bool irq_waits;
+	/* The x87 unit asserts FERR#; the board asserts IGNNE#.  Atomic. */
+	bool ferr, ignne;
 	/* In an exclusive section. */
 	bool excl;
 	/* soft_raise() has somewhere to go. */
@@ -374,6 +378,8 @@ void task_switch(struct scpu *c, const struct insn *i, uint16_t sel, enum task_w
 		 uint64_t next_rip, bool has_err, uint32_t err);
 
 /* exc.c */
+/* Instruction i has done nothing and begins again, after events. */
+NORETURN void soft_again(struct scpu *c, const struct insn *i);
 /* Delivers c->ev.exc_*; false: triple fault. */
 bool exc_deliver(struct scpu *c);
 /* Flags that IRET and POPF may change at this privilege. */
@@ -462,6 +468,16 @@ uint32_t assist_apic_ld(struct scpu *c, unsigned off);
 void assist_apic_st(struct scpu *c, unsigned off, uint32_t v);
 /* [pa, pa + len) of guest memory is stored to by this instruction. */
 void assist_stores(struct scpu *c, uint64_t pa, unsigned len);
+
+/* ferr.c: x87 errors as interrupts. */
+NODISCARD int ferr_init(struct soft_shared *sh, struct bus *pio, struct err *e);
+void ferr_fini(struct soft_shared *sh, struct bus *pio);
+/* An x87 error is pending at i: #MF, or FERR# and i begins again. */
+NORETURN void ferr_raise(struct scpu *c, const struct insn *i);
+/* A pending error does not stop x87 instructions now. */
+bool ferr_ignored(const struct scpu *c);
+/* The error was cleared, or another state loaded. */
+void ferr_clear(struct scpu *c);
 
 /* run.c */
 /* One instruction with its debug traps and breakpoints. */

@@ -23,6 +23,7 @@
 
 enum {
 	FX_FCW = 0,
+	FX_FSW = 2,
 	FX_FTW = 4,
 	FX_FCS = 12,
 	FX_FDS = 20,
@@ -37,6 +38,9 @@ enum {
 	XS_AVX = 576,
 	XS_LEN = 832,
 	XS_AREA = 4096,
+	/* Of FSW: exceptions; ES and B. */
+	FSW_FLAGS = 0x3f,
+	FSW_SUMMARIES = 0x8080,
 };
 #define XCOMP_COMPACT BIT64(63)
 /* MXCSR bits that may be set (SDM 1 11.6.6): those of the unit that the guest's code runs on. */
@@ -89,7 +93,13 @@ static void put_avx(const struct scpu *c, uint8_t *img, unsigned count)
 
 static void get_x87(struct scpu *c, const uint8_t *img, bool wide)
 {
+	uint16_t errors = ld_le16(img + FX_FSW) & ~ld_le16(img + FX_FCW) & FSW_FLAGS;
+
 	memcpy(c->fx, img, FX_MXCSR);
+	/* The summaries follow from the flags, whatever the image says (seen on the CPU). */
+	st_le16(c->fx + FX_FSW, (uint16_t)((ld_le16(img + FX_FSW) & ~FSW_SUMMARIES) |
+					   (errors ? FSW_SUMMARIES : 0)));
+	ferr_clear(c);
 	memcpy(c->fx + FX_ST, img + FX_ST, FX_XMM - FX_ST);
 	if (!wide) {
 		st_le32(c->fx + FX_FCS, 0);
@@ -113,6 +123,7 @@ static void init_x87(struct scpu *c)
 {
 	memset(c->fx, 0, sizeof(c->fx));
 	st_le16(c->fx + FX_FCW, 0x37f);
+	ferr_clear(c);
 }
 
 /* ---- cpu_state ---- */

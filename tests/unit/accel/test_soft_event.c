@@ -283,6 +283,101 @@ static void test_stack_error(void **state)
 	assert_int_equal(o.err, 1);
 }
 
+/* ---- x87 errors ---- */
+
+/* Zero divide pending after the division. */
+#define X87_ZERO_DIVIDE "fninit\n movw $0x37b, 0x6000\n fldcw 0x6000\n fld1\n fldz\n fdivrp\n"
+
+CODE(mf_native, "32", X87_ZERO_DIVIDE "fwait\n");
+
+static void test_mf(void **state)
+{
+	RIG_CODE(0x1000, mf_native);
+	prot_with_tables(0x1000);
+	handlers(false);
+	assert_int_equal(soft_rig_run(), ACCEL_EXIT_KICK);
+	assert_int_equal(rig.exit_value, 0x80 | X86_EXC_MF);
+	assert_int_equal(ld_le32(rig.ram + 0x7000 - 12), 0x1000 + CODE_LEN(mf_native) - 1);
+}
+
+/* The 8259s at 0x20 and 0x28 with only inputs 2 and 13 open. */
+#define PICS                                                                                   \
+	"mov $0x11, %al\n out %al, $0x20\n out %al, $0xa0\n mov $0x20, %al\n out %al, $0x21\n" \
+	"mov $0x28, %al\n out %al, $0xa1\n mov $4, %al\n out %al, $0x21\n mov $2, %al\n"       \
+	"out %al, $0xa1\n mov $1, %al\n out %al, $0x21\n out %al, $0xa1\n"                     \
+	"mov $0xfb, %al\n out %al, $0x21\n mov $0xdf, %al\n out %al, $0xa1\n"
+
+CODE(ferr, "32",
+     PICS X87_ZERO_DIVIDE "sti\n xor %ecx, %ecx\n fwait\n 1: inc %ecx\n"
+			  /* Again, now by an instruction that has work to do. */
+			  "fld1\n fldz\n fdivrp\n fld1\n"
+			  "fstpl 0x6010\n cli\n" RIG_END);
+/*
+ * As old systems have it: counts, keeps EIP, lets IGNNE# in and uses the unit with the error still
+ * pending, then clears it.
+ */
+CODE(ferr_handler, "32",
+     "push %eax\n incl 0x6004\n mov 4(%esp), %eax\n mov %eax, 0x6008\n"
+     "out %al, $0xf0\n fldpi\n fstpl 0x6018\n fnstsw %ax\n mov %ax, 0x600c\n fnclex\n"
+     "mov $0x20, %al\n out %al, $0xa0\n out %al, $0x20\n pop %eax\n iret\n");
+
+/* SDM 1 8.7.2: with CR0.NE clear the error is FERR#, which a PC makes IRQ 13. */
+static void test_ferr(void **state)
+{
+	struct err e = { 0 };
+
+	/* The test framework has taken SIGFPE since the machine was made. */
+	assert_int_equal(soft_host_init(&e), 0);
+	RIG_CODE(0x1000, ferr);
+	RIG_CODE(0x1400, ferr_handler);
+	prot_with_tables(0x1000);
+	handlers(false);
+	set_gate32(0x2d, 0x1400, 8, 0x8e);
+	struct cpu_state *s = soft_rig_get(0);
+	s->cr0 &= ~X86_CR0_NE;
+	soft_rig_set(0, s);
+	run_to_end();
+	assert_int_equal(ld_le32(rig.ram + 0x6004), 2);
+	/* The instruction that waits is the one that comes again: FLD1, two bytes. */
+	uint32_t fld1 = 0x1000 + CODE_LEN(ferr) - 5 - 1 - 6 - 2;
+	assert_int_equal(ld_le32(rig.ram + 0x6008), fld1);
+	/* Zero divide and the summary were there all the time. */
+	assert_int_equal(ld_le16(rig.ram + 0x600c) & 0x84, 0x84);
+	assert_int_equal(ld_le64(rig.ram + 0x6010), 0x3ff0000000000000);
+	assert_int_equal(ld_le64(rig.ram + 0x6018), 0x400921fb54442d18);
+	assert_int_equal((uint32_t)c->gpr[X86_RCX], 1);
+}
+
+/* Without interrupts the CPU waits, and can be kicked. */
+static void test_ferr_waits(void **state)
+{
+	RIG_CODE(0x1000, mf_native);
+	prot_with_tables(0x1000);
+	struct cpu_state *s = soft_rig_get(0);
+	s->cr0 &= ~X86_CR0_NE;
+	soft_rig_set(0, s);
+	run_until_kick();
+	assert_int_equal(c->rip, 0x1000 + CODE_LEN(mf_native) - 1);
+}
+
+CODE(fxrstor_es, "32",
+     "fninit\n fxsave 0x6000\n movw $0x37b, 0x6000\n movw $4, 0x6002\n fxrstor 0x6000\n"
+     "fnstsw 0x6300\n fwait\n");
+
+/* The summary bit follows from flags and masks, whatever the image says (seen on the CPU). */
+static void test_fxrstor_summary(void **state)
+{
+	RIG_CODE(0x1000, fxrstor_es);
+	prot_with_tables(0x1000);
+	handlers(false);
+	struct cpu_state *s = soft_rig_get(0);
+	s->cr4 |= X86_CR4_OSFXSR;
+	soft_rig_set(0, s);
+	assert_int_equal(soft_rig_run(), ACCEL_EXIT_KICK);
+	assert_int_equal(rig.exit_value, 0x80 | X86_EXC_MF);
+	assert_int_equal(ld_le16(rig.ram + 0x6300), 0x8084);
+}
+
 /* ---- addresses ---- */
 
 CODE(maskmov32, "64",
@@ -314,6 +409,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_watch_rep, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_watch_port, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stack_error, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_mf, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_ferr, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_ferr_waits, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_fxrstor_summary, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_maskmov_wrap, setup, teardown),
 	};
 
