@@ -184,6 +184,19 @@ static void test_periodic(void **state)
 	rig_run(NS_PER_SEC, NS_PER_MS);
 	assert_int_equal(rd(0xc) & 0xc0, 0x40);
 	assert_int_equal(rd(0xc), 0);
+	/* Rates 1 and 2 are those of 8 and 9: 256 and 128 Hz; 3 is the fastest, 8192 Hz. */
+	static const struct {
+		unsigned rate, hz;
+	} fast[] = { { 0x21, 256 }, { 0x22, 128 }, { 0x23, 8192 }, { 0x28, 256 }, { 0x29, 128 } };
+	for (unsigned i = 0; i < COUNT_OF(fast); i++) {
+		wr(0xa, fast[i].rate);
+		n = 0;
+		for (unsigned k = 0; k < 20000; k++) {
+			rig_run(50000, 50000);
+			n += rd(0xc) >> 6 & 1;
+		}
+		assert_in_range(n, fast[i].hz - 1, fast[i].hz + 1);
+	}
 	/* Rate 0: none. */
 	wr(0xa, 0x20);
 	rig_run(NS_PER_SEC, NS_PER_MS);
