@@ -14,7 +14,7 @@
 enum {
 	/* u32 length, u16 version, u16 name length, name, u32 instance. */
 	STATE_FIXED = 4 + 2 + 2 + 4,
-	/* A section larger than this is refused. */
+	/* A section larger than this is neither written nor read. */
 	STATE_SECTION_MAX = 1 << 24,
 };
 
@@ -72,6 +72,13 @@ int state_save(const struct state_desc *d, uint32_t instance, const void *obj, s
 	    buf_put(b, inst, sizeof(inst)) < 0 || save_fields(d, obj, b) < 0) {
 		b->len = start;
 		return err_set(e, ENOMEM, "no memory to save '%s'", d->name);
+	}
+	if (b->len - start - 4 > STATE_SECTION_MAX) {
+		size_t len = b->len - start;
+
+		b->len = start;
+		return err_set(e, EFBIG, "state of '%s' is %zu bytes long, more than a section has",
+			       d->name, len);
 	}
 	st_le32(b->data + start, (uint32_t)(b->len - start - 4));
 	return 0;

@@ -81,7 +81,7 @@ struct state_buf {
 
 void state_buf_fini(struct state_buf *b);
 
-/* Append one section. */
+/* Append one section; -ENOMEM, or -EFBIG when it is longer than a section may be (16 MiB). */
 NODISCARD int state_save(const struct state_desc *d, uint32_t instance, const void *obj,
 			 struct state_buf *b, struct err *e);
 /*

@@ -126,6 +126,37 @@ static void test_golden(void **state UNUSED)
 	assert_null(b.data);
 }
 
+/* What could not be loaded is not saved. */
+static void test_too_long(void **state UNUSED)
+{
+	enum {
+		LEN = 1 << 24,
+	};
+	struct state_field field = {
+		.name = "bytes", .kind = STATE_INT, .size = 1, .since = 1, .count = LEN
+	};
+	const struct state_desc d = {
+		.name = "large", .version = 1, .oldest = 1, .field = &field, .nfield = 1
+	};
+	struct state_buf b = { 0 };
+	struct err e = { 0 };
+	char *bytes = xzalloc(LEN);
+
+	assert_non_null(bytes);
+	assert_int_equal(state_save(&d, 0, bytes, &b, &e), -EFBIG);
+	assert_non_null(strstr(e.msg, "large"));
+	assert_int_equal(b.len, 0);
+	/* The longest that is allowed goes both ways: version, two lengths, name, instance. */
+	field.count = LEN - 2 - 2 - 5 - 4;
+	bytes[field.count - 1] = 7;
+	assert_int_equal(state_save(&d, 0, bytes, &b, &e), 0);
+	bytes[field.count - 1] = 0;
+	assert_int_equal(state_load(&d, 0, bytes, LEN, b.data, b.len, &e), b.len);
+	assert_int_equal(bytes[field.count - 1], 7);
+	state_buf_fini(&b);
+	free(bytes);
+}
+
 static bool same(const struct thing *a, const struct thing *b)
 {
 	return a->u8 == b->u8 && a->u16 == b->u16 && !memcmp(a->u32, b->u32, sizeof(a->u32)) &&
@@ -326,6 +357,7 @@ int main(void)
 		cmocka_unit_test(test_versions),  cmocka_unit_test(test_corrupt),
 		cmocka_unit_test(test_refused),   cmocka_unit_test(test_peek),
 		cmocka_unit_test(test_no_memory), cmocka_unit_test(test_dump),
+		cmocka_unit_test(test_too_long),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
