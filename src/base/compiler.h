@@ -18,6 +18,21 @@
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
+/*
+ * All loads and stores before it are done before any after it.  gcc's thread sanitizer knows no
+ * fences; a locked instruction is one too.
+ */
+static inline void fence_full(void)
+{
+#ifdef __SANITIZE_THREAD__
+	uint32_t any = 0;
+
+	__atomic_fetch_add(&any, 1, __ATOMIC_SEQ_CST);
+#else
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
 /* Number of elements of an array; does not compile for a pointer. */
 #define COUNT_OF(a)                   \
 	(sizeof(a) / sizeof((a)[0]) + \

@@ -340,7 +340,7 @@ void code_stored(struct scpu *c, const struct insn *i, struct smap *m, uint64_t 
 	uint64_t index = m->first + ((pa - m->gpa) >> 12);
 	struct spage *p = &sh->page[index];
 
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	fence_full();
 	uint64_t lines = __atomic_load_n(&p->lines, __ATOMIC_SEQ_CST);
 	if (likely(!lines))
 		return;
@@ -372,7 +372,7 @@ void code_dma_wrote(struct soft_shared *sh, uint64_t gpa, uint64_t len)
 		uint64_t end = MIN(gpa - m->gpa + len, m->len);
 		if (gpa < m->gpa)
 			end = MIN(len - (m->gpa - gpa), m->len);
-		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+		fence_full();
 		while (at < end) {
 			uint64_t index = m->first + (at >> 12);
 			unsigned off = at & 4095;

@@ -97,9 +97,16 @@ bool mmu_phys_write(struct scpu *c, uint64_t pa, const void *src, unsigned len)
 
 	if (!m || m->readonly || !range_in(pa - m->gpa, len, m->len))
 		return false;
-	memcpy(m->host + (pa - m->gpa), src, len);
-	map_mark(c, m, pa, len);
-	code_stored(c, NULL, m, pa, len);
+	for (const uint8_t *p = src; len;) {
+		unsigned n = MIN(len, 4096 - (unsigned)(pa & PAGE_MASK_));
+
+		memcpy(m->host + (pa - m->gpa), p, n);
+		map_mark(c, m, pa, n);
+		code_stored(c, NULL, m, pa, n);
+		p += n;
+		pa += n;
+		len -= n;
+	}
 	return true;
 }
 
@@ -286,11 +293,16 @@ static bool mmu_fill_w(struct scpu *c, uint64_t lin, unsigned acc, const struct 
 		return false;
 	uint64_t index = map->first + ((x->pa - map->gpa) >> 12);
 	/* This store and the next load against those of sync_unwrite(): one sees the other. */
-	if (!bitmap_test_atomic(m->wmap, index))
+	bool had = bitmap_test_atomic(m->wmap, index);
+	if (!had)
 		bitmap_set_atomic(m->wmap, index);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&sh->page[index].lines, __ATOMIC_SEQ_CST))
+	fence_full();
+	if (__atomic_load_n(&sh->page[index].lines, __ATOMIC_SEQ_CST)) {
+		/* Nobody waits for a translation that was never made. */
+		if (!had)
+			bitmap_clear_atomic(m->wmap, index);
 		return false;
+	}
 	map_mark(c, map, x->pa, 1);
 	uint64_t host = (uint64_t)(uintptr_t)map->host + (x->pa - map->gpa);
 	side_fill(m, &m->side[2 * mmu_side(acc) + 1], lin, host - (lin & ~PAGE_MASK_), x->fl);

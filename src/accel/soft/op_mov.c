@@ -126,7 +126,7 @@ static void mov_nop(struct scpu *c, const struct insn *i)
 /* Guest stores are plain host stores in the same order, so a fence is a fence. */
 static void mov_mfence(struct scpu *c, const struct insn *i)
 {
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	fence_full();
 	SOFT_NEXT(c, i);
 }
 

@@ -227,7 +227,7 @@ void sync_unwrite(struct scpu *c, uint64_t index)
 	}
 	if (c->run->assist)
 		return;
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	fence_full();
 	for (unsigned k = 0; k < __atomic_load_n(&sh->ncpu, __ATOMIC_ACQUIRE); k++) {
 		const struct scpu *o = sh->cpu[k];
 
@@ -242,7 +242,10 @@ void sync_unwrite(struct scpu *c, uint64_t index)
 
 		if (!o || o == c)
 			continue;
-		while (bitmap_test_atomic(o->mmu->wmap, index)) {
+		/* Marks that are gone again: the page was given back, and our block is posted away.
+		 */
+		while (bitmap_test_atomic(o->mmu->wmap, index) &&
+		       __atomic_load_n(&sh->page[index].lines, __ATOMIC_SEQ_CST)) {
 			sync_ask_locked(o, index);
 			if (bitmap_test_atomic(o->mmu->wmap, index))
 				cond_wait(&sh->cond, &sh->lock);

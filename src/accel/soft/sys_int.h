@@ -428,7 +428,8 @@ unsigned code_step(struct scpu *c);
 bool code_peek(struct scpu *c, struct insn *i);
 /* Between blocks: what ended the last one early is put right. */
 void code_finish(struct scpu *c);
-/* After a store of this vCPU to RAM: does it hit code?  i: the running instruction or NULL. */
+/* After a store of this vCPU to RAM, inside one page: does it hit code?  i: the running instruction
+ * or NULL. */
 void code_stored(struct scpu *c, const struct insn *i, struct smap *m, uint64_t pa, unsigned len);
 /* The running block ends after i. */
 void code_stop_after(struct scpu *c, const struct insn *i);

@@ -265,7 +265,7 @@ static bool virtq_passed(uint16_t event, uint16_t now, uint16_t old)
 static bool virtq_wants_interrupt(struct virtq *q)
 {
 	/* The index before we look at what the driver wants; it does the reverse. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	fence_full();
 	if (!q->event_idx)
 		return !(ld16_once(q->avail + AVAIL_FLAGS) & AVAIL_NO_INTERRUPT);
 	bool valid = q->signalled_valid;
@@ -312,7 +312,7 @@ bool virtq_notify_on(struct virtq *q, unsigned seen)
 	else
 		virtq_put_used16(q, USED_FLAGS, 0);
 	/* Our wish before the last look at the index; the driver does the reverse. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	fence_full();
 	return virtq_avail_idx(q) != at;
 }
 

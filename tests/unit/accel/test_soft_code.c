@@ -206,6 +206,29 @@ static void test_cross_modify(void **state)
 	assert_int_equal(ld_le32(rig.ram + 0x6000), 3000);
 }
 
+/*
+ * The first writes and runs code in a page where the second stores data without a pause: taking the
+ * second's right to write away must not take the first for ever.
+ */
+CODE(rewriter, "64",
+     "mov $1500, %ecx\n 1: mov %cl, 0x9001\n call 2f\n dec %ecx\n jnz 1b\n jmp 3f\n"
+     "2: mov $0x9000, %eax\n jmp *%rax\n 3:\n" RIG_END);
+CODE(rewritten, "64", "mov $0, %al\n ret\n");
+CODE(storer, "64", "1: incl 0x9800\n incl 0x9804\n jmp 1b\n");
+
+static void test_contended_page(void **state)
+{
+	uint64_t t = clock_ns();
+
+	RIG_CODE(0x1000, rewriter);
+	RIG_CODE(0x1400, storer);
+	RIG_CODE(0x9000, rewritten);
+	soft_rig_long(0x1000);
+	long_on(1, 0x1400, 0x7800);
+	run_two();
+	printf("# %.1f us a round\n", (double)(clock_ns() - t) / 1500e3);
+}
+
 /* A device word that takes its time: others may run between load and store of a LOCK. */
 static uint64_t slow_read(struct bus_range *r, uint64_t off, unsigned size)
 {
@@ -335,6 +358,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_mixed_page, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_device_writes_code, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cross_modify, setup2, teardown),
+		cmocka_unit_test_setup_teardown(test_contended_page, setup2, teardown),
 		cmocka_unit_test_setup_teardown(test_split_locks, setup2, teardown),
 		cmocka_unit_test_setup_teardown(test_dirty_log, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_dirty_while_running, setup2, teardown),

@@ -580,6 +580,31 @@ static void test_mmio(void **state)
 	c->run->trap_set = false;
 }
 
+/* Tables of the system above 4 GiB, across a page, while 32-bit code of long mode runs. */
+static void test_compat_system(void **state)
+{
+	uint64_t *pdpt = (uint64_t *)(void *)(rig.ram + RIG_PML4 + 0x1000);
+	uint64_t *pd = (uint64_t *)(void *)(rig.ram + RIG_PML4 + 0x4000);
+
+	soft_rig_long(0x1000);
+	pdpt[4] = (RIG_PML4 + 0x4000) | 3;
+	pd[0] = 0x400000 | 0x83;
+	struct cpu_state *s = soft_rig_get(0);
+	s->seg[X86_CS].attr = 0xc09b;
+	soft_rig_set(0, s);
+	assert_int_equal(c->code_size, 32);
+	st_le64(rig.ram + 0x400ffc, 0x1122334455667788);
+	assert_int_equal(soft_sys_ld(c, NULL, 0x100000ffc, 8), 0x1122334455667788);
+	/* Not canonical: a fault, whoever's code runs. */
+	c->run->trap_set = true;
+	c->ev.exc_pending = 0;
+	if (!setjmp(c->trap))
+		(void)soft_sys_ld(c, NULL, 0x800000000000, 8);
+	assert_int_equal(c->ev.exc_pending, 1);
+	assert_int_equal(c->ev.exc_vector, X86_EXC_GP);
+	c->ev.exc_pending = 0;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -588,6 +613,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_pdptrs, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stale, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_mmio, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_compat_system, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -456,6 +456,8 @@ static void test_msrs(void **state)
 	assert_true(v > (1ull << 50) - (1ull << 40) && v < (1ull << 50) + (1ull << 41));
 }
 
+CODE(end64, "64", RIG_END);
+
 /* Nanoseconds as a guest computes them from the page. */
 static uint64_t pv_ns(const uint8_t *p, uint64_t tsc)
 {
@@ -485,6 +487,14 @@ static void test_kvmclock(void **state)
 	assert_true(msr_write(c, X86_MSR_TSC, 0));
 	uint64_t after = pv_ns(p, soft_tsc(c));
 	assert_true(after >= before && after - before < NS_PER_SEC);
+	/* The record may lie across a page border; the second page's code is found too. */
+	RIG_CODE(0x9000, end64);
+	soft_rig_long(0x9000);
+	assert_int_equal(soft_rig_run(), ACCEL_EXIT_KICK);
+	uint64_t killed = code_stats(c)->invalidations;
+	assert_true(msr_write(c, X86_MSR_KVM_SYSTEM_TIME, 0x8fe9));
+	assert_int_equal(code_stats(c)->invalidations, killed + 1);
+	assert_int_equal(rig.ram[0x8fe8 + 29], 1);
 	/* A page outside RAM is nobody's trouble. */
 	assert_true(msr_write(c, X86_MSR_KVM_SYSTEM_TIME, 0xfffffffffff1));
 }
