@@ -17,12 +17,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Gives the driver what is queued; returns whether there is room for a device that waits. */
+/*
+ * Gives the driver what is queued now, and tells a device that waits when there is room.  What
+ * comes meanwhile has its own turn: a guest that never stops writing does not keep the loop here.
+ */
 static void chr_flush(struct chr *c)
 {
 	lock(&c->lock);
-	while (c->len) {
-		unsigned head = c->head, n = MIN(c->len, CHR_QUEUE - c->head);
+	for (unsigned left = c->len; left;) {
+		/* Only this thread takes, so what was there still is. */
+		unsigned head = c->head, n = MIN(left, CHR_QUEUE - c->head);
 
 		unlock(&c->lock);
 		ssize_t done = c->drv->write(c, c->queue + head, n);
@@ -30,9 +34,10 @@ static void chr_flush(struct chr *c)
 		if (done == -EAGAIN || done == 0)
 			break;
 		/* Nobody there: what is queued is lost, as on an open line. */
-		unsigned gone = done < 0 ? c->len : (unsigned)done;
+		unsigned gone = done < 0 ? left : (unsigned)done;
 		c->head = (c->head + gone) % CHR_QUEUE;
 		c->len -= gone;
+		left -= gone;
 	}
 	bool wake = c->stalled && c->len < CHR_QUEUE;
 	if (wake)

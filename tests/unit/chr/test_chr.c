@@ -170,6 +170,41 @@ static void test_none(void **state UNUSED)
 	loop_free(l);
 }
 
+/* A guest that writes whenever a byte was taken, as fast as the host takes them. */
+static unsigned flood;
+
+static ssize_t flood_write(struct chr *c, const uint8_t *p UNUSED, size_t len)
+{
+	if (++flood > 1000)
+		fail_msg("the loop does nothing but this stream");
+	assert_int_equal(chr_write(c, (const uint8_t *)"x", 1), 1);
+	return (ssize_t)len;
+}
+
+static void test_flood(void **state UNUSED)
+{
+	const struct chr_driver *none;
+	struct chr_driver drv;
+	struct loop *l;
+	struct chr *c = open_chr(&l, "none", NULL);
+
+	none = c->drv;
+	drv = *none;
+	drv.write = flood_write;
+	c->drv = &drv;
+	flood = 0;
+	put(c, "xx");
+	loop_run_once(l, 0);
+	/* Others of this loop have their turn, then it goes on. */
+	unsigned before = flood;
+	assert_true(before > 0);
+	loop_run_once(l, 0);
+	assert_true(flood > before);
+	c->drv = none;
+	chr_close(c);
+	loop_free(l);
+}
+
 static void test_unknown(void **state UNUSED)
 {
 	struct chr_opts o = { .type = "telex" };
@@ -534,6 +569,7 @@ int main(void)
 		cmocka_unit_test(test_file),
 		cmocka_unit_test(test_file_full),
 		cmocka_unit_test(test_none),
+		cmocka_unit_test(test_flood),
 		cmocka_unit_test(test_unknown),
 		cmocka_unit_test(test_threads),
 		cmocka_unit_test(test_unix),
