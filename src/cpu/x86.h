@@ -187,8 +187,12 @@ enum x86_msr {
 	X86_MSR_GS_BASE = 0xc0000101,
 	X86_MSR_KERNEL_GS_BASE = 0xc0000102,
 	X86_MSR_TSC_AUX = 0xc0000103,
+	/* AMD's hardware configuration. */
+	X86_MSR_HWCR = 0xc0010015,
 	X86_MSR_VIRT_SPEC_CTRL = 0xc001011f,
 };
+/* The TSC counts at the rate of P0, whatever the P-state. */
+#define X86_HWCR_TSC_FREQ_SEL BIT64(24)
 #define X86_APIC_BASE_BSP BIT64(8)
 #define X86_APIC_BASE_X2 BIT64(10)
 #define X86_APIC_BASE_EN BIT64(11)

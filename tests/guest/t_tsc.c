@@ -5,6 +5,8 @@ enum {
 	MSR_TSC = 0x10,
 	MSR_TSC_ADJUST = 0x3b,
 	MSR_TSC_AUX = 0xc0000103,
+	MSR_HWCR = 0xc0010015,
+	HWCR_TSC_FREQ_SEL = 1 << 24,
 	MSR_SYSTEM_TIME = 0x4b564d01,
 	MSR_WALL_CLOCK = 0x4b564d00,
 };
@@ -76,6 +78,27 @@ static void test_tscp(void)
 	check("aux msr", has ? rdmsr(MSR_TSC_AUX) : 0x1234, 0x1234);
 }
 
+static void do_hwcr(ulong a)
+{
+	wrmsr(MSR_HWCR, a);
+}
+
+/* AMD's way to say that the TSC has a fixed rate; Linux takes a 0 for a firmware's bug. */
+static void test_hwcr(void)
+{
+	struct exc x;
+	uint32_t r[4];
+
+	cpuid(0, 0, r);
+	bool amd = r[1] == 0x68747541;
+	cpuid(0x80000007, 0, r);
+	bool fixed = r[3] >> 8 & 1;
+	bool set = amd && fixed && rdmsr(MSR_HWCR) & HWCR_TSC_FREQ_SEL;
+	/* Before Linux 6.8 KVM refuses the bit. */
+	bool cannot = amd && fixed && !set && catch (do_hwcr, HWCR_TSC_FREQ_SEL, &x) == 13;
+	check("fixed rate", !amd || !fixed || set || cannot, 1);
+}
+
 /* Of the page's fields, as the guest of Linux does it. */
 static uint64_t page_ns(void)
 {
@@ -125,6 +148,7 @@ int main(void)
 {
 	test_tsc();
 	test_tscp();
+	test_hwcr();
 	test_kvmclock();
 	return 0;
 }

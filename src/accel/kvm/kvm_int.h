@@ -198,6 +198,8 @@ NODISCARD int kvm_get_xsave(struct kvm_vcpu *c, struct cpu_state *s, struct err 
 NODISCARD int kvm_set_xsave(struct kvm_vcpu *c, const struct cpu_state *s, struct err *e);
 NODISCARD int kvm_get_debug(struct kvm_vcpu *c, struct cpu_state *s, struct err *e);
 NODISCARD int kvm_set_debug(struct kvm_vcpu *c, const struct cpu_state *s, struct err *e);
+/* What firmware would set and no reset changes. */
+void kvm_init_msrs(struct kvm_vcpu *c);
 NODISCARD int kvm_get_msrs(struct kvm_vcpu *c, struct cpu_state *s, struct err *e);
 NODISCARD int kvm_set_msrs(struct kvm_vcpu *c, const struct cpu_state *s, struct err *e);
 

@@ -73,6 +73,17 @@ static int msr_find_all(struct kvm_vcpu *c, struct err *e)
 	return 0;
 }
 
+void kvm_init_msrs(struct kvm_vcpu *c)
+{
+	struct kvm_msrs_buf b = {
+		.head.nmsrs = 1,
+		.e[0] = { .index = X86_MSR_HWCR, .data = X86_HWCR_TSC_FREQ_SEL },
+	};
+
+	/* Refused before Linux 6.8: then a guest of an AMD model complains of its firmware. */
+	(void)kvm_ioctl(c->fd, KVM_SET_MSRS, &b);
+}
+
 int kvm_get_msrs(struct kvm_vcpu *c, struct cpu_state *s, struct err *e)
 {
 	const struct kvm_vm *k = kvm_of(c);

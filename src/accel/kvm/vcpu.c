@@ -84,6 +84,8 @@ static int vcpu_create(struct kvm_vcpu *c, struct err *e)
 		rc = vcpu_tsc(c, e);
 	if (rc == 0)
 		rc = kvm_vcpu_cpuid(c, e);
+	if (rc == 0)
+		kvm_init_msrs(c);
 	return rc;
 }
 

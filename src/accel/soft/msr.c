@@ -22,8 +22,6 @@ enum {
 	MTRRCAP_VALUE = 8 | 1 << 8 | 1 << 10,
 	MTRR_VARIABLE = 8,
 	/* AMD's: the TSC counts at the P0 frequency (Linux complains when it is clear). */
-	MSR_HWCR = 0xc0010015u,
-	HWCR_TSC_FREQ_SEL = 1 << 24,
 };
 
 /* AMD's and Intel's that read as 0 and take any write: firmware and Linux touch them. */
@@ -208,8 +206,8 @@ bool msr_read(struct scpu *c, uint32_t index, uint64_t *ret)
 	case X86_MSR_XSS:
 		*ret = 0;
 		return true;
-	case MSR_HWCR:
-		*ret = HWCR_TSC_FREQ_SEL;
+	case X86_MSR_HWCR:
+		*ret = X86_HWCR_TSC_FREQ_SEL;
 		return true;
 	case X86_MSR_APIC_BASE:
 	case X86_MSR_TSC_DEADLINE:
@@ -444,7 +442,7 @@ bool msr_write(struct scpu *c, uint32_t index, uint64_t v)
 	case X86_MSR_MCG_STATUS:
 	case X86_MSR_XSS:
 		return !v;
-	case MSR_HWCR:
+	case X86_MSR_HWCR:
 		return true;
 	case X86_MSR_APIC_BASE:
 		if (lapic_msr_write(&c->lapic, index, v) < 0)
