@@ -2,8 +2,6 @@
 
 #include "base/bug.h"
 
-#include <errno.h>
-
 /*
  * Tell the chips what the wire is now.  Two devices that share a line may get here at once, and
  * the later one's call may overtake; so whoever comes looks again until what it told still holds.
@@ -41,15 +39,4 @@ void irq_line_set(struct irq_line *l, bool level)
 void irq_msi(struct irqs *q, uint64_t addr, uint32_t data)
 {
 	q->ops->msi(q, addr, data);
-}
-
-int irq_fd_attach(struct irqs *q, int fd, uint64_t addr, uint32_t data)
-{
-	return q->ops->fd_attach ? q->ops->fd_attach(q, fd, addr, data) : -ENOSYS;
-}
-
-void irq_fd_detach(struct irqs *q, int fd)
-{
-	if (q->ops->fd_detach)
-		q->ops->fd_detach(q, fd);
 }

@@ -28,10 +28,6 @@ struct irq_ops {
 	void (*line)(struct irqs *q, unsigned gsi, bool level);
 	/* A message write: address 0xfee..... and data (SDM 3A 11.11). */
 	void (*msi)(struct irqs *q, uint64_t addr, uint32_t data);
-	/* fd (an eventfd) raises this message until detached.  [NULL: -ENOSYS, the caller watches
-	 * fd and calls irq_msi()] */
-	int (*fd_attach)(struct irqs *q, int fd, uint64_t addr, uint32_t data);
-	void (*fd_detach)(struct irqs *q, int fd);
 };
 
 struct irqs {
@@ -59,5 +55,3 @@ static inline void irq_line_pulse(struct irq_line *l)
 }
 
 void irq_msi(struct irqs *q, uint64_t addr, uint32_t data);
-NODISCARD int irq_fd_attach(struct irqs *q, int fd, uint64_t addr, uint32_t data);
-void irq_fd_detach(struct irqs *q, int fd);

@@ -1,6 +1,6 @@
 /*
- * Interrupts from devices: through the 8259s, through the I/O APIC (edge and level), as messages,
- * by eventfd; with the processor running and halted.
+ * Interrupts from devices: through the 8259s, through the I/O APIC (edge and level), as messages;
+ * with the processor running and halted.
  */
 #include "apic.h"
 
@@ -156,33 +156,6 @@ static void test_msi(void)
 	check("msi wakes", count[0x76], 1);
 }
 
-static void test_irqfd(void)
-{
-	uint32_t rc = board(CMD_FD_ATTACH, APIC_BASE, 0x77);
-
-	check("irqfd attach", rc == 0 || rc == 38, 1);
-	/* An engine without it says ENOSYS (38), and its devices send the message themselves. */
-	if (rc == 38) {
-		board(CMD_MSI_SET, APIC_BASE, 0x77);
-		board(CMD_MSI_LATER, 5, 0);
-	} else {
-		board(CMD_FD_RING, 5, 0);
-	}
-	while (!count[0x77])
-		irq_wait();
-	if (rc == 38) {
-		board(CMD_MSI, APIC_BASE, 0x78);
-	} else {
-		board(CMD_FD_ATTACH, APIC_BASE, 0x78);
-		board(CMD_FD_RING, 0, 0);
-	}
-	while (!count[0x78])
-		irq_wait();
-	board(CMD_FD_DETACH, 0, 0);
-	check("irqfd first", count[0x77], 1);
-	check("irqfd changed", count[0x78], 1);
-}
-
 int main(void)
 {
 	test_pic();
@@ -190,6 +163,5 @@ int main(void)
 	test_ioapic();
 	test_level();
 	test_msi();
-	test_irqfd();
 	return 0;
 }

@@ -135,10 +135,6 @@ static uint32_t dirty_do(struct tiny *b, uint32_t cmd)
 
 static void later_do(struct tiny *b, const struct tiny_later *l)
 {
-	const uint64_t one = 1;
-
-	if (l->fd >= 0 && write(l->fd, &one, sizeof(one)) != sizeof(one))
-		perror("eventfd");
 	if (l->gsi >= 0) {
 		struct irq_line line = { b->vm->irqs, (unsigned)l->gsi, false };
 
@@ -237,13 +233,6 @@ static uint32_t cmd_line(struct tiny *b)
 	return 0;
 }
 
-static uint32_t cmd_fd_attach(struct tiny *b)
-{
-	int rc = irq_fd_attach(b->vm->irqs, b->irq_fd, b->arg[0], b->arg[1]);
-
-	return (uint32_t)-rc;
-}
-
 static uint32_t cmd_dma(struct tiny *b)
 {
 	return gmem_write(&b->gmem, b->arg[0], &b->arg[1], sizeof(b->arg[1])) == 0;
@@ -279,21 +268,14 @@ static uint32_t cmd_irq(struct tiny *b, uint32_t cmd)
 	case TINY_MSI:
 		irq_msi(b->vm->irqs, b->arg[0], b->arg[1]);
 		return 0;
-	case TINY_FD_ATTACH:
-		return cmd_fd_attach(b);
-	case TINY_FD_RING:
-		return later_set(b, (struct tiny_later){ .fd = b->irq_fd, .gsi = -1 });
-	case TINY_FD_DETACH:
-		irq_fd_detach(b->vm->irqs, b->irq_fd);
-		return 0;
 	case TINY_LINE_LATER:
-		return later_set(b, (struct tiny_later){ .fd = -1, .gsi = (int)b->arg[1] });
+		return later_set(b, (struct tiny_later){ .gsi = (int)b->arg[1] });
 	case TINY_MSI_SET:
 		b->msi_addr = b->arg[0];
 		b->msi_data = b->arg[1];
 		return 0;
 	default:
-		return later_set(b, (struct tiny_later){ .fd = -1, .gsi = -1, .msi = true });
+		return later_set(b, (struct tiny_later){ .gsi = -1, .msi = true });
 	}
 }
 
@@ -400,7 +382,7 @@ static int tiny_ram(struct tiny *b, uint64_t ram, struct err *e)
 
 int tiny_init(struct tiny *b, uint64_t ram, unsigned cpus, struct err *e)
 {
-	*b = (struct tiny){ .ncpus = cpus, .irq_fd = -1, .start_ns = clock_ns() };
+	*b = (struct tiny){ .ncpus = cpus, .start_ns = clock_ns() };
 	gmem_init(&b->gmem);
 	bus_init(&b->mmio, BUS_MMIO);
 	bus_init(&b->pio, BUS_PIO);
@@ -408,8 +390,7 @@ int tiny_init(struct tiny *b, uint64_t ram, unsigned cpus, struct err *e)
 	cond_init(&b->cond);
 	b->out = xzalloc(TINY_OUT);
 	b->dirty = xcalloc(BITMAP_WORDS(ram >> GMEM_PAGE_SHIFT) + 1, sizeof(uint64_t));
-	b->irq_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (!b->out || !b->dirty || b->irq_fd < 0)
+	if (!b->out || !b->dirty)
 		return err_set(e, ENOMEM, "no memory");
 	int rc = tiny_ram(b, ram, e);
 	return rc < 0 ? rc : tiny_devices(b, e);
@@ -441,7 +422,6 @@ void tiny_stop(struct tiny *b)
 
 void tiny_fini(struct tiny *b)
 {
-	close_fd(&b->irq_fd);
 	gmem_fini(&b->gmem);
 	bus_fini(&b->mmio);
 	bus_fini(&b->pio);

@@ -41,10 +41,6 @@ enum tiny_cmd {
 	TINY_LINE,
 	/* The message arg0 (address), arg1 (data). */
 	TINY_MSI,
-	/* Attach an eventfd to that message; then ring it arg0 ms from now. */
-	TINY_FD_ATTACH,
-	TINY_FD_RING,
-	TINY_FD_DETACH,
 	/* arg0 ms from now: line arg1 up and down; the message of the last TINY_MSI_LATER_SET. */
 	TINY_LINE_LATER,
 	TINY_MSI_SET,
@@ -80,7 +76,6 @@ struct tiny_bell {
 /* Something that the board's helper thread does later. */
 struct tiny_later {
 	uint64_t at_ns;
-	int fd;
 	int gsi;
 	bool msi;
 };
@@ -106,7 +101,6 @@ struct tiny {
 	uint64_t msi_addr;
 	uint32_t msi_data;
 	struct tiny_bell bell[TINY_BELLS];
-	int irq_fd;
 	struct tiny_later later;
 	bool later_set, later_stop;
 	/* For the helper thread; 0: nothing. */

@@ -6,6 +6,9 @@
  * messages through KVM_SIGNAL_MSI, and an 8259 interrupt is handed to vCPU 0 as KVM_INTERRUPT when
  * KVM says that it can take one (api.rst, KVM_CAP_SPLIT_IRQCHIP).
  *
+ * A message of a device is one ioctl on the device's thread; an irqfd would be one write, so there
+ * is none.
+ *
  * Bells are ioeventfds: a guest store signals an eventfd without leaving the kernel.
  */
 #include "accel/kvm/kvm_int.h"
@@ -60,49 +63,10 @@ static int routes_apply_locked(struct kvm_vm *k)
 	return kvm_ioctl(k->fd, KVM_SET_GSI_ROUTING, &u.t);
 }
 
-static int irqfd(struct kvm_vm *k, int fd, unsigned gsi, uint32_t flags)
-{
-	struct kvm_irqfd f = { .fd = (uint32_t)fd, .gsi = gsi, .flags = flags };
-
-	return kvm_ioctl(k->fd, KVM_IRQFD, &f);
-}
-
-static int kvm_irq_fd_attach(struct irqs *q, int fd, uint64_t addr, uint32_t data)
-{
-	struct kvm_vm *k = irq_vm(q);
-
-	SCOPED_LOCK(&k->route_lock);
-	bool known = kvm_routes_find(&k->routes, fd) >= 0;
-	int gsi = kvm_routes_attach(&k->routes, fd, addr, data);
-	if (gsi < 0)
-		return gsi;
-	int rc = routes_apply_locked(k);
-	if (rc == 0 && !known)
-		rc = irqfd(k, fd, (unsigned)gsi, 0);
-	if (rc < 0 && !known)
-		kvm_routes_detach(&k->routes, (unsigned)gsi);
-	return rc < 0 ? rc : 0;
-}
-
-static void kvm_irq_fd_detach(struct irqs *q, int fd)
-{
-	struct kvm_vm *k = irq_vm(q);
-
-	SCOPED_LOCK(&k->route_lock);
-	int gsi = kvm_routes_find(&k->routes, fd);
-	if (gsi < 0)
-		return;
-	(void)irqfd(k, fd, (unsigned)gsi, KVM_IRQFD_FLAG_DEASSIGN);
-	kvm_routes_detach(&k->routes, (unsigned)gsi);
-	(void)routes_apply_locked(k);
-}
-
 static const struct irq_ops kvm_irq_ops = {
 	.name = "kvm",
 	.line = kvm_irq_line,
 	.msi = kvm_irq_msi,
-	.fd_attach = kvm_irq_fd_attach,
-	.fd_detach = kvm_irq_fd_detach,
 };
 
 /* Split: a message of the I/O APIC. */
@@ -148,8 +112,6 @@ static const struct irq_ops kvm_split_ops = {
 	.name = "kvm-split",
 	.line = split_line,
 	.msi = kvm_irq_msi,
-	.fd_attach = kvm_irq_fd_attach,
-	.fd_detach = kvm_irq_fd_detach,
 };
 
 static int irq_init_split(struct kvm_vm *k, struct err *e)

@@ -5,7 +5,7 @@
  *	kvm.c		/dev/kvm, capabilities, the VM, the engine's table
  *	slot.c		guest memory to memory slots; the dirty log
  *	route.c		the GSI routing table (pure)
- *	irq.c		chips in the kernel or split; lines, messages, irqfd, ioeventfd
+ *	irq.c		chips in the kernel or split; lines, messages, ioeventfd
  *	cpuid.c		what KVM offers, and what the guest is given
  *	state.c		registers to and from struct cpu_state
  *	msr.c		those of them that are MSRs

@@ -1,12 +1,11 @@
 /*
- * The GSI routing table of a VM with chips in the kernel, as a value: who holds which GSI, and the
- * entries for KVM_SET_GSI_ROUTING.  Pure: no descriptors, no locks.
+ * The GSI routing table of a VM with chips in the kernel, as a value: the entries for
+ * KVM_SET_GSI_ROUTING.  Pure: no descriptors, no locks.
  *
  * GSIs 0-23 are the board's lines (irq/irq.h): with all chips in the kernel each goes to its 8259
  * pin (0-15 but the cascade) and its I/O APIC pin (0 to pin 2, where ACPI's override says it is).
  * In split mode they are not lines: KVM looks at their message routes only to learn which
  * level-triggered vectors the user-space I/O APIC has, so that it tells of their EOI.
- * GSIs from 24 on are messages for irqfds.
  */
 #pragma once
 
@@ -15,32 +14,24 @@
 #include <linux/kvm.h>
 
 enum {
-	KVM_ROUTE_MSIS = 1024,
-	KVM_ROUTE_ENTRIES = 16 + IRQ_GSIS + KVM_ROUTE_MSIS,
+	KVM_ROUTE_ENTRIES = 16 + IRQ_GSIS,
 };
 
-struct kvm_route_msi {
+/* What a pin of the I/O APIC sends. */
+struct kvm_route_pin {
 	uint64_t addr;
 	uint32_t data;
-	/* -1: free. */
-	int fd;
+	/* Not masked. */
+	bool on;
 };
 
 struct kvm_routes {
 	bool split;
-	/* Slot i is GSI IRQ_GSIS + i.  nmsi: slots that were ever used. */
-	struct kvm_route_msi msi[KVM_ROUTE_MSIS];
-	unsigned nmsi;
-	/* Split: what the I/O APIC's pins send; fd is 0 for one that is not masked, else -1. */
-	struct kvm_route_msi pin[IRQ_GSIS];
+	/* Split. */
+	struct kvm_route_pin pin[IRQ_GSIS];
 };
 
 void kvm_routes_init(struct kvm_routes *r, bool split);
-/* GSI for fd with this message: its own if it has one already; -ENOSPC. */
-NODISCARD int kvm_routes_attach(struct kvm_routes *r, int fd, uint64_t addr, uint32_t data);
-/* GSI of fd or -ENOENT. */
-int kvm_routes_find(const struct kvm_routes *r, int fd);
-void kvm_routes_detach(struct kvm_routes *r, unsigned gsi);
 /* Split: what an I/O APIC pin sends now.  True when the kernel's table must be set again. */
 bool kvm_routes_pin(struct kvm_routes *r, unsigned pin, bool on, uint64_t addr, uint32_t data);
 /* Entries for the kernel, at most KVM_ROUTE_ENTRIES; returns how many. */
