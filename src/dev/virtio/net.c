@@ -489,7 +489,7 @@ static uint8_t ctrl_mac(struct vnet *n, unsigned cmd, const uint8_t *p, size_t l
 		memcpy(n->mac, p, MAC_LEN);
 		return CTRL_OK;
 	}
-	struct mac_table uni, multi;
+	struct mac_table uni = { 0 }, multi = { 0 };
 	if (cmd != CTRL_MAC_TABLE || !virtio_has(&n->v, NF_CTRL_RX))
 		return CTRL_ERR;
 	size_t used = ctrl_mac_list(&uni, p, len);

@@ -661,6 +661,36 @@ static void test_state(void **state)
 	fix_free(g);
 }
 
+/* Fills the stack below the caller. */
+static __attribute__((noinline)) void stain_stack(void)
+{
+	volatile uint8_t b[32768];
+
+	for (size_t i = 0; i < sizeof(b); i++)
+		b[i] = 0xa5;
+}
+
+/* A stream holds the guest's state, and nothing of our stack. */
+static void test_state_clean(void **state)
+{
+	struct fix *f = fix_new(0, 0);
+	uint8_t table[4 + 6 + 4] = { 1, 0, 0, 0, 2, 0, 0, 1, 1, 1 };
+	struct state_buf buf = { 0 };
+	struct err e = { 0 };
+	unsigned stains = 0;
+
+	fix_start(f, F_CTRL | F_CTRL_RX);
+	stain_stack();
+	assert_int_equal(ctrl(f, 1, 0, table, sizeof(table)), 0);
+	board_stop(&f->r->board);
+	assert_int_equal(board_save(&f->r->board, &buf, &e), 0);
+	for (size_t i = 0; i < buf.len; i++)
+		stains += buf.data[i] == 0xa5;
+	assert_true(stains < 8);
+	state_buf_fini(&buf);
+	fix_free(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -670,6 +700,7 @@ int main(void)
 		cmocka_unit_test(test_backpressure), cmocka_unit_test(test_bad_rx),
 		cmocka_unit_test(test_filters),      cmocka_unit_test(test_vlan),
 		cmocka_unit_test(test_offloads),     cmocka_unit_test(test_state),
+		cmocka_unit_test(test_state_clean),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
