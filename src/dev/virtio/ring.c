@@ -99,6 +99,8 @@ static struct desc desc_load(const uint8_t *table, unsigned i)
 	/* An indirect table has no alignment of its own. */
 	memcpy(&d.gpa, p, 8);
 	memcpy(&hi, p + 8, 8);
+	/* The compiler must not look again: what was checked would not be what is used. */
+	__asm__ volatile("" : "+r"(d.gpa), "+r"(hi));
 	d.len = (uint32_t)hi;
 	d.flags = (uint16_t)(hi >> 32);
 	d.next = (uint16_t)(hi >> 48);
