@@ -15,7 +15,7 @@
 enum {
 	PC_HPET_TIMERS = 3,
 	PC_HPET_HZ = 100000000,
-	/* After the CPUs' IDs. */
+	/* Also vCPU 0's: since the Pentium 4 the two kinds share no space of IDs. */
 	PC_IOAPIC_ID = 0,
 };
 

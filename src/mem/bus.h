@@ -6,9 +6,10 @@
  * An access is split where it crosses the end of a range or exceeds the device's widest access.
  *
  * Threads: bus_read/bus_write from any vCPU; bus_add/bus_del from any thread (a guest moves BARs
- * while others run), so a look-up holds a read lock for as long as it takes to find the range and
- * take its device's lock.  A range must not be deleted by its own callback's device lock holder
- * other than through bus_move()/bus_add()/bus_del() (which take no device lock).
+ * while others run).  A look-up holds the read lock only until it has found the range, so an access
+ * may reach a device whose range was deleted or moved a moment ago, as a write on its way does on a
+ * real bus.  bus_add() and bus_del() take no device lock; a device is freed only while no vCPU
+ * runs.
  */
 #pragma once
 
