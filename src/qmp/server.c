@@ -43,9 +43,7 @@ struct qmp_server {
 	struct loop *loop;
 	const struct qmp_cmd *const *tables;
 	void *ctx;
-	char *path;
-	int fd;
-	struct loop_fd listen;
+	struct sock_listener listen;
 	struct qmp_client client[QMP_CLIENTS];
 };
 
@@ -56,7 +54,7 @@ static void qmp_accept_more(struct qmp_server *s)
 	for (unsigned i = 0; i < QMP_CLIENTS; i++)
 		room |= s->client[i].fd < 0;
 	if (s->listen.loop)
-		loop_fd_set(&s->listen, room ? LOOP_IN : 0);
+		sock_listener_set(&s->listen, room);
 }
 
 static void qmp_client_close(struct qmp_client *c)
@@ -206,18 +204,15 @@ static void qmp_client_open(struct qmp_server *s, struct qmp_client *c, int fd)
 		qmp_client_close(c);
 }
 
-static void qmp_server_accept(struct loop_fd *f, unsigned events)
+/* Listens only while there is room. */
+static void qmp_server_accepted(struct sock_listener *l, int fd)
 {
-	struct qmp_server *s = container_of(f, struct qmp_server, listen);
+	struct qmp_server *s = container_of(l, struct qmp_server, listen);
+	struct qmp_client *c = s->client;
 
-	for (unsigned i = 0; i < QMP_CLIENTS; i++) {
-		if (s->client[i].fd >= 0)
-			continue;
-		int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-		if (fd < 0)
-			break;
-		qmp_client_open(s, &s->client[i], fd);
-	}
+	while (c->fd >= 0)
+		c++;
+	qmp_client_open(s, c, fd);
 	qmp_accept_more(s);
 }
 
@@ -226,27 +221,18 @@ int qmp_server_new(struct qmp_server **ret, struct loop *l, const char *path,
 {
 	struct qmp_server *s = NEW(struct qmp_server);
 
-	if (!s || !(s->path = xstrdup(path))) {
-		free(s);
+	if (!s)
 		return err_set(e, ENOMEM, "no memory");
-	}
 	s->loop = l;
 	s->tables = tables;
 	s->ctx = ctx;
-	s->fd = -1;
-	s->listen.fn = qmp_server_accept;
 	for (unsigned i = 0; i < QMP_CLIENTS; i++) {
 		s->client[i].fd = -1;
 		s->client[i].server = s;
 	}
-	int rc = sock_listen_unix(path, QMP_CLIENTS, &s->fd, e);
-	if (rc >= 0) {
-		rc = loop_fd_add(l, &s->listen, s->fd, LOOP_IN);
-		if (rc < 0)
-			err_set(e, -rc, "cannot watch '%s': %s", path, strerror(-rc));
-	}
+	int rc = sock_listener_open(&s->listen, l, path, QMP_CLIENTS, qmp_server_accepted, e);
 	if (rc < 0) {
-		qmp_server_free(s);
+		free(s);
 		return rc;
 	}
 	*ret = s;
@@ -271,7 +257,7 @@ void qmp_server_free(struct qmp_server *s)
 	if (!s)
 		return;
 	uint64_t deadline_ns = clock_ns() + QMP_FLUSH_MS * NS_PER_MS;
-	loop_fd_del(&s->listen);
+	sock_listener_close(&s->listen);
 	for (unsigned i = 0; i < QMP_CLIENTS; i++) {
 		struct qmp_client *c = &s->client[i];
 
@@ -280,11 +266,6 @@ void qmp_server_free(struct qmp_server *s)
 		qmp_client_flush(c, deadline_ns);
 		qmp_client_close(c);
 	}
-	if (s->fd >= 0) {
-		unlink(s->path);
-		close(s->fd);
-	}
-	free(s->path);
 	free(s);
 }
 

@@ -455,7 +455,7 @@ static void test_unix_path(void **state UNUSED)
 	chr_close(c);
 	assert_int_equal(stat(sock_path, &st), 0);
 	/* Not a socket: it stays too. */
-	assert_int_equal(chr_open(&d, &o, &e), -EADDRINUSE);
+	assert_int_equal(chr_open(&d, &o, &e), -EEXIST);
 	assert_int_equal(stat(sock_path, &st), 0);
 	unlink(sock_path);
 	memset(long_path, 'x', sizeof(long_path) - 1);

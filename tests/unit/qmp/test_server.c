@@ -1,5 +1,6 @@
 /* qmp/server.c: several clients, one that does not read, what is left at the end, the socket file.
  */
+#include "base/clock.h"
 #include "base/str.h"
 #include "lib/t.h"
 #include "loop/sock.h"
@@ -8,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -248,25 +250,79 @@ static void test_last_words(void **state)
 	close(fd);
 }
 
+static void nobody_comes(struct sock_listener *l UNUSED, int fd)
+{
+	close(fd);
+}
+
 static void test_socket_file(void **state)
 {
 	struct fix *f = *state;
+	struct sock_listener l;
 	char other[64];
+	struct stat st;
 	struct err e;
-	int fd;
 
-	assert_int_equal(sock_listen_unix(f->path, 1, &fd, &e), -EADDRINUSE);
+	assert_int_equal(sock_listener_open(&l, f->l, f->path, 1, nobody_comes, &e), -EADDRINUSE);
 	assert_non_null(strstr(e.msg, "in use"));
 	snprintf(other, sizeof(other), "%s/stale", f->dir);
-	assert_int_equal(sock_listen_unix(other, 1, &fd, &e), 0);
-	close(fd);
 	/* Left behind by one that was killed. */
-	assert_int_equal(sock_listen_unix(other, 1, &fd, &e), 0);
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	str_copy(a.sun_path, sizeof(a.sun_path), other);
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
 	close(fd);
+	assert_int_equal(sock_listener_open(&l, f->l, other, 1, nobody_comes, &e), 0);
+	assert_int_equal(stat(other, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0600);
+	/* It goes with the listener, but not when it is somebody else's by now. */
+	sock_listener_close(&l);
+	assert_int_equal(access(other, F_OK), -1);
+	assert_int_equal(sock_listener_open(&l, f->l, other, 1, nobody_comes, &e), 0);
 	unlink(other);
 	close(open(other, O_CREAT | O_WRONLY, 0600));
-	assert_int_equal(sock_listen_unix(other, 1, &fd, &e), -EEXIST);
+	sock_listener_close(&l);
+	assert_int_equal(access(other, F_OK), 0);
+	assert_int_equal(sock_listener_open(&l, f->l, other, 1, nobody_comes, &e), -EEXIST);
 	unlink(other);
+}
+
+static uint64_t later(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ((uint64_t)ts.tv_sec + 2) * NS_PER_SEC + (uint64_t)ts.tv_nsec;
+}
+
+/* The guest has all descriptors (say, by connections): one client still gets in, and the next waits
+ * without keeping the loop busy. */
+static void test_no_descriptors(void **state)
+{
+	struct fix *f = *state;
+	int a = dial(f), b = dial(f), next = dup(a);
+	struct rlimit was, now;
+
+	close(next);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+	now = was;
+	now.rlim_cur = (rlim_t)next;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &now), 0);
+	assert_int_equal(dup(a), -1);
+	assert_true(str_starts(hear(f, a), "{\"QMP\""));
+	assert_string_equal(hear(f, b), "");
+	/* Nothing happens in a loop that may sleep. */
+	uint64_t start = clock_ns();
+	loop_run_once(f->l, 30);
+	assert_true(clock_ns() - start >= 25 * NS_PER_MS);
+
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
+	clock_hook = later;
+	turn(f);
+	clock_hook = NULL;
+	assert_true(str_starts(hear(f, b), "{\"QMP\""));
+	close(a);
+	close(b);
 }
 
 int main(void)
@@ -279,6 +335,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_too_long, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_last_words, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_socket_file, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_no_descriptors, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
