@@ -71,14 +71,17 @@ int gmem_add(struct gmem *m, const char *name, uint64_t gpa, uint64_t len, int f
 		return fd >= 0 ? err_set(e, errno, "cannot share memory: %s", strerror(errno))
 			       : own;
 
-	AUTO_FREE uint64_t *dirty = xcalloc(BITMAP_WORDS(len >> GMEM_PAGE_SHIFT), sizeof(uint64_t));
-	if (!dirty)
-		return err_set(e, ENOMEM, "no memory for a dirty bitmap");
 	void *host = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, own,
 			  (off_t)(fd >= 0 ? fd_off : 0));
 	if (host == MAP_FAILED)
 		return err_set(e, errno, "cannot map %lu MiB of guest memory: %s",
 			       (unsigned long)(len >> 20), strerror(errno));
+	/* Only now: a size that cannot be mapped is refused for what it is. */
+	uint64_t *dirty = xcalloc(BITMAP_WORDS(len >> GMEM_PAGE_SHIFT), sizeof(uint64_t));
+	if (!dirty) {
+		munmap(host, len);
+		return err_set(e, ENOMEM, "no memory for a dirty bitmap");
+	}
 	/* Best effort: a host without transparent huge pages for shmem refuses. */
 	(void)madvise(host, len, MADV_HUGEPAGE);
 	(void)madvise(host, len, MADV_DONTDUMP);
@@ -95,7 +98,7 @@ int gmem_add(struct gmem *m, const char *name, uint64_t gpa, uint64_t len, int f
 		.fd = take_fd(&own),
 		.fd_off = fd >= 0 ? fd_off : 0,
 		.readonly = readonly,
-		.dirty = TAKE(dirty),
+		.dirty = dirty,
 		.name = name,
 	};
 	m->n++;

@@ -7,6 +7,7 @@
 #include "lib/t.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -253,6 +254,20 @@ static void test_shared(void **state UNUSED)
 	gmem_fini(&m);
 }
 
+/* Mappings of guest memory in this process. */
+static unsigned mappings(void)
+{
+	FILE *f = fopen("/proc/self/maps", "re");
+	char line[512];
+	unsigned n = 0;
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		n += strstr(line, "memfd:a") != NULL;
+	fclose(f);
+	return n;
+}
+
 static void test_no_memory(void **state UNUSED)
 {
 	struct gmem m;
@@ -265,9 +280,27 @@ static void test_no_memory(void **state UNUSED)
 		rc = gmem_add(&m, "a", 0, P, -1, 0, false, &e);
 		assert_true(rc == 0 || rc == -ENOMEM);
 		assert_int_equal(m.n, rc == 0);
+		assert_int_equal(mappings(), rc == 0);
 	} while (rc < 0 && n < 10);
 	alloc_fail_after = -1;
 	assert_true(rc == 0 && n > 1);
+	gmem_fini(&m);
+	assert_int_equal(mappings(), 0);
+}
+
+/* More than there are addresses: nothing is allocated by such a number before it is refused. */
+static void test_too_large(void **state UNUSED)
+{
+	struct gmem m;
+	struct err e;
+
+	gmem_init(&m);
+	/* An allocation would fail, and say so. */
+	alloc_fail_after = 0;
+	assert_int_equal(gmem_add(&m, "a", 0, 1ull << 50, -1, 0, false, &e), -ENOMEM);
+	alloc_fail_after = -1;
+	assert_non_null(strstr(e.msg, "cannot map 1073741824 MiB of guest memory"));
+	assert_int_equal(m.n, 0);
 	gmem_fini(&m);
 }
 
@@ -281,6 +314,7 @@ int main(void)
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_shared),
 		cmocka_unit_test(test_no_memory),
+		cmocka_unit_test(test_too_large),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
