@@ -176,7 +176,7 @@ void vmm_run(struct vmm *v)
 
 void vmm_fini(struct vmm *v)
 {
-	char stats[512] = "";
+	char stats[2048] = "";
 
 	vcpus_stop(&v->vcpus);
 	if (v->machine && v->machine->vm)
