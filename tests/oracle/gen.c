@@ -29,7 +29,7 @@ struct seed {
 
 struct orc_gen {
 	uint64_t rnd;
-	/* 64 or 32: code size. */
+	/* 64, 32 or 16: code size. */
 	unsigned bits;
 	unsigned next;
 	unsigned nform;
@@ -241,7 +241,7 @@ struct orc_gen *orc_gen_new(uint64_t seed, unsigned bits)
 							  .opcode = (uint8_t)op,
 							  .modrm = (uint8_t)modrm };
 
-					if ((s.l || (s.w && bits == 32)) && s.map < 5)
+					if ((s.l || (s.w && bits != 64)) && s.map < 5)
 						continue;
 					seed_try(g, &s);
 				}
@@ -270,6 +270,12 @@ void orc_gen_only(struct orc_gen *g, const char *mnemonic)
 			g->form[n++] = g->form[k];
 	if (n)
 		g->nform = n;
+}
+
+/* An address as the case's data segments have it. */
+static uint64_t data_ea(const struct orc_gen *g, uint64_t lin)
+{
+	return g->bits == 16 ? lin - ORC_BASE16 : lin;
 }
 
 /* ---- the machine's state ---- */
@@ -384,8 +390,8 @@ static void random_state(struct orc_gen *g, struct orc_case *c)
 	c->rip = ORC_CODE + 0x800 + below(g, 16);
 	s->rip = c->rip;
 	/* A stack that works, a little crooked now and then. */
-	s->gpr[X86_RSP] =
-		ORC_P1 + 8 * (int64_t)(below(g, 60)) - 240 + (chance(g, 10) ? below(g, 8) : 0);
+	s->gpr[X86_RSP] = data_ea(g, ORC_P1 + 8 * (int64_t)(below(g, 60)) - 240 +
+					     (chance(g, 10) ? below(g, 8) : 0));
 }
 
 /* Where a memory operand of `size` bytes goes. */
@@ -408,11 +414,13 @@ static uint64_t target(struct orc_gen *g, unsigned size, bool aligned)
 		t = ORC_P2 + 64;
 	else if (g->bits == 64)
 		t = 0x800000000000ull + rnd(g) % 64;
-	else
+	else if (g->bits == 32)
 		t = 0xfffff000 + rnd(g) % 64;
+	else
+		t = ORC_BASE16 + 0x10000 - below(g, size + 2);
 	if (aligned && chance(g, 85))
 		t &= ~(uint64_t)(size - 1);
-	return t;
+	return data_ea(g, t);
 }
 
 /* ---- operands ---- */
@@ -464,6 +472,26 @@ static struct opnds opnds_of(const struct insn_form *f)
 		}
 	}
 	return o;
+}
+
+/* The same with 16-bit addressing: pairs of registers or one, disp8 or disp16. */
+static void put_mem16(struct orc_gen *g, struct out *o, struct orc_state *s, unsigned reg,
+		      uint64_t t, bool absolute)
+{
+	static const uint8_t base[8] = { X86_RBX, X86_RBX, X86_RBP, X86_RBP,
+					 X86_RSI, X86_RDI, X86_RBP, X86_RBX };
+	static const uint8_t index[4] = { X86_RSI, X86_RDI, X86_RSI, X86_RDI };
+	unsigned rm = absolute ? 6 : below(g, 8), mod = absolute ? 0 : 1 + below(g, 2);
+	int16_t disp = mod == 1 ? (int8_t)rnd(g) : mod == 2 ? (int16_t)rnd(g) : (int16_t)t;
+
+	put(o, mod << 6 | (reg & 7) << 3 | rm);
+	put(o, (uint16_t)disp & 255);
+	if (mod != 1)
+		put(o, (uint16_t)disp >> 8);
+	if (absolute)
+		return;
+	t -= (uint64_t)disp + (rm < 4 ? s->gpr[index[rm]] : 0);
+	s->gpr[base[rm]] = (uint16_t)t | (rnd(g) & 0xffff0000);
 }
 
 /* ModRM, SIB and displacement of a memory operand that comes out at t. */
@@ -560,12 +588,12 @@ static void setup_implied(struct orc_gen *g, struct orc_case *c, const struct in
 	struct orc_state *s = &c->in;
 
 	if (o->str_src || o->str_dst) {
-		s->gpr[X86_RSI] = ORC_P1 + below(g, 128) - 64;
-		s->gpr[X86_RDI] = ORC_P1 + below(g, 128) - 64;
+		s->gpr[X86_RSI] = data_ea(g, ORC_P1 + below(g, 128) - 64);
+		s->gpr[X86_RDI] = data_ea(g, ORC_P1 + below(g, 128) - 64);
 		if (chance(g, 10))
-			s->gpr[X86_RSI] = ORC_P2 - below(g, 64);
+			s->gpr[X86_RSI] = data_ea(g, ORC_P2 - below(g, 64));
 		if (chance(g, 10))
-			s->gpr[X86_RDI] = ORC_P2 - below(g, 64);
+			s->gpr[X86_RDI] = data_ea(g, ORC_P2 - below(g, 64));
 		s->gpr[X86_RCX] = below(g, 30);
 		/* Something equal for CMPS and SCAS. */
 		if (chance(g, 70))
@@ -578,7 +606,7 @@ static void setup_implied(struct orc_gen *g, struct orc_case *c, const struct in
 	if (o->maskmov)
 		s->gpr[X86_RDI] = target(g, 16, false);
 	if (f->sop == SOP_ENTER || f->sop == SOP_LEAVE)
-		s->gpr[X86_RBP] = ORC_P1 + 8 * below(g, 30) - 120;
+		s->gpr[X86_RBP] = data_ea(g, ORC_P1 + 8 * below(g, 30) - 120);
 	if ((f->sop == SOP_DIV || f->sop == SOP_IDIV) && !by_ax_dx(i) && chance(g, 75)) {
 		s->gpr[X86_RDX] = f->sop == SOP_IDIV && chance(g, 50) ? ~0ull : below(g, 3);
 		if (s->gpr[X86_RDX] == ~0ull)
@@ -622,9 +650,11 @@ static void random_regs(struct orc_gen *g, struct regs *r, bool simple)
 	*r = (struct regs){ .reg = below(g, n), .rm = below(g, n), .x = below(g, n) };
 	if (simple)
 		return;
-	if (g->bits == 32) {
+	if (g->bits != 64) {
 		if (chance(g, 5))
 			r->seg = (uint8_t)(0x26 + 8 * below(g, 4));
+		/* 32-bit addressing, by the same prefix. */
+		r->a32 = g->bits == 16 && chance(g, 25);
 		return;
 	}
 	if (chance(g, 5))
@@ -663,6 +693,9 @@ static bool gen_insn(struct orc_gen *g, struct orc_case *c, struct out *o, unsig
 		r.x = 0;
 	if (mem && sequence)
 		r.rm = r.x = 0;
+	/* 16-bit addressing has no SIB byte. */
+	if (op.vsib && g->bits == 16)
+		r.a32 = true;
 	if (mem && f->flags & INSF_LOCK)
 		r.lock = chance(g, 25);
 	/* F2 and F3 before branches are reserved (SDM 2A 2.1.1); CPUs differ with LOOPE, LOOPNE. */
@@ -672,7 +705,7 @@ static bool gen_insn(struct orc_gen *g, struct orc_case *c, struct out *o, unsig
 	if (mem) {
 		t = target(g, mem_size(f, s.w ? 8 : 4), f->flags & INSF_ALIGN || chance(g, 50));
 		if (sequence) {
-			t = ORC_P1 + below(g, 320) - 160;
+			t = data_ea(g, ORC_P1 + below(g, 320) - 160);
 			if (f->flags & INSF_ALIGN)
 				t &= ~31ull;
 		}
@@ -684,6 +717,8 @@ static bool gen_insn(struct orc_gen *g, struct orc_case *c, struct out *o, unsig
 			put(o, below(g, 64));
 			c->in.gpr[r.rm] = t;
 			setup_vsib(g, &c->in, &s, &r);
+		} else if (g->bits == 16 && !r.a32) {
+			put_mem16(g, o, &c->in, r.reg, t, sequence);
 		} else {
 			put_mem(g, o, &c->in, &r, r.reg, t, sequence, &disp_at);
 		}
@@ -696,7 +731,8 @@ static bool gen_insn(struct orc_gen *g, struct orc_case *c, struct out *o, unsig
 	for (unsigned k = 0; k < 8; k++)
 		o->p[o->n + k] = (uint8_t)(chance(g, 50) ? edge(g) : rnd(g));
 	if (f->opnd[0].kind == OPND_MOFFS || f->opnd[1].kind == OPND_MOFFS) {
-		t = sequence ? ORC_P1 + below(g, 320) - 160 : target(g, 8, chance(g, 50));
+		t = sequence ? data_ea(g, ORC_P1 + below(g, 320) - 160)
+			     : target(g, 8, chance(g, 50));
 		memcpy(o->p + o->n, &t, 8);
 	}
 	/* Branches go to the INT3s around the code, not into it. */
@@ -709,7 +745,7 @@ static bool gen_insn(struct orc_gen *g, struct orc_case *c, struct out *o, unsig
 	int len = soft_decode(o->p + start, 15, g->bits, ret);
 	/* FS is the C library's in the child. */
 	if (len < 0 || ret->form != form || ret->seg == X86_FS ||
-	    (g->bits == 32 && ret->seg == X86_GS)) {
+	    (g->bits != 64 && ret->seg == X86_GS)) {
 		o->n = start;
 		return false;
 	}
@@ -758,6 +794,6 @@ void orc_gen_case(struct orc_gen *g, struct orc_case *c, bool sequence)
 			c->form = i.form, c->ninsn++;
 	}
 	c->len = o.n;
-	for (unsigned k = 0; k < 16 && g->bits == 32; k++)
+	for (unsigned k = 0; k < 16 && g->bits != 64; k++)
 		c->in.gpr[k] = k < 8 ? (uint32_t)c->in.gpr[k] : 0;
 }

@@ -145,6 +145,8 @@ static void blank_pointers(const struct orc_case *c, struct orc_result *n)
 		ea = (ea + (uint64_t)i.disp) & i.ea_mask;
 		if (i.seg == X86_GS)
 			ea += ORC_GS;
+		if (c->bits == 16)
+			ea += ORC_BASE16;
 		for (unsigned m = 0; m < ORC_MEM; m++)
 			if (orc_mem_addr(m) - (ea + off) < len)
 				n->mem[m] = 0;
@@ -186,7 +188,8 @@ static bool loose_fault(const struct orc_case *c, const struct orc_result *n)
 /*
  * An operand across the end of the address space.  32-bit code: a CPU may see the segment's limit
  * or wrap around (SDM 3A 5.3); AMD sees the limit, soft wraps.  64-bit code: the x87 environment is
- * loaded in parts, so a part below the end may page-fault before the whole is not canonical.
+ * loaded in parts, so a part below the end may page-fault before the whole is not canonical.  The
+ * same with the end of a 16-bit segment, and the ten bytes of FBLD and its kin.
  */
 static bool across_end(const struct orc_case *c, const struct orc_state *n,
 		       const struct orc_state *s)
@@ -195,6 +198,9 @@ static bool across_end(const struct orc_case *c, const struct orc_state *n,
 	bool n_gp = n->vector == X86_EXC_GP || n->vector == X86_EXC_SS;
 	bool s_gp = s->vector == X86_EXC_GP || s->vector == X86_EXC_SS;
 
+	if (c->bits == 16)
+		return s_gp && n->vector == X86_EXC_PF &&
+		       (size == INSZ_FPENV || size == INSZ_FPSTATE || size == 10);
 	if (c->bits == 32)
 		return n_gp && s->vector == X86_EXC_PF && s->cr2 >= 0xffffff00;
 	return s_gp && n->vector == X86_EXC_PF && n->cr2 >> 12 == 0x7ffffffff &&
@@ -207,8 +213,8 @@ static bool across_end(const struct orc_case *c, const struct orc_state *n,
  */
 static bool in_asan_shadow(const struct orc_state *s)
 {
-	return ORC_SLOW && s->vector == X86_EXC_PF &&
-	       s->cr2 >= 0x7fff8000 && s->cr2 < 0x7fff8000 + (1ull << 44);
+	return ORC_SLOW && s->vector == X86_EXC_PF && s->cr2 >= 0x7fff8000 &&
+	       s->cr2 < 0x7fff8000 + (1ull << 44);
 }
 
 static const char *compare(const struct orc_case *c, struct orc_result *n, struct orc_result *s)
@@ -407,7 +413,7 @@ int main(int argc, char **argv)
 		seed = (uint64_t)time(NULL);
 	struct orc_batch *b = mmap(NULL, 3 * sizeof(*b), PROT_READ | PROT_WRITE,
 				   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	struct orc_gen *g, *g32;
+	struct orc_gen *g, *g32, *g16 = NULL;
 	unsigned long done = 0, number = 0;
 
 	if (b == MAP_FAILED)
@@ -415,6 +421,7 @@ int main(int argc, char **argv)
 	batches = b;
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	printf("# SAMPAN_SEED=%llu, %lu cases\n", (unsigned long long)seed, cases);
+	bool has16 = orc_native_ldt();
 	child_start(&child, b);
 	orc_soft_init();
 	if (getenv("ORACLE_BENCH")) {
@@ -423,15 +430,22 @@ int main(int argc, char **argv)
 	}
 	g = orc_gen_new(seed, 64);
 	g32 = orc_gen_new(~seed, 32);
+	if (has16)
+		g16 = orc_gen_new(seed ^ 0x16, 16);
+	else
+		printf("# no 16-bit code: this kernel has no LDTs\n");
 	if (argc > 2) {
 		orc_gen_only(g, argv[2]);
 		orc_gen_only(g32, argv[2]);
+		if (g16)
+			orc_gen_only(g16, argv[2]);
 	}
 	while (done < cases) {
 		struct orc_batch *x = &b[number & 1];
 
 		/* The sanitizer's shadow memory lies where wild 32-bit addresses point. */
-		fill_batch(number & 3 || ORC_SLOW ? g : g32, x, number >> 2, cases - done);
+		struct orc_gen *now = number & 3 || ORC_SLOW ? g : number & 4 && g16 ? g16 : g32;
+		fill_batch(now, x, number >> 2, cases - done);
 		/* The other batch is with the child now. */
 		if (number && !take(&child, &b[~number & 1]))
 			return 1;
@@ -447,11 +461,14 @@ int main(int argc, char **argv)
 		return 1;
 	check_batch(&b[~number & 1]);
 	printf("%lu cases, %lu instructions, %u forms, %lu raised an exception; %lu differ\n",
-	       compared, insns, orc_gen_forms(g) + orc_gen_forms(g32), faulted, differing);
+	       compared, insns,
+	       orc_gen_forms(g) + orc_gen_forms(g32) + (g16 ? orc_gen_forms(g16) : 0), faulted,
+	       differing);
 	for (unsigned k = 0; k < 32; k++)
 		if (fault_of[k])
 			printf("  exception %u: %lu\n", k, fault_of[k]);
 	orc_gen_free(g);
 	orc_gen_free(g32);
+	orc_gen_free(g16);
 	return differing ? 1 : 0;
 }

@@ -4,12 +4,15 @@
  *
  * orc_enter() (native_stub.S) loads the whole register state, RSP too, from a struct at a fixed
  * address (absolute 32-bit addressing needs no register), and jumps to the code.  The code ends in
- * a jump to the other half, which stores the state.  Exceptions come as signals; their handler
+ * a jump to the other half, which stores the state.  16-bit code has a code segment with base 0, so
+ * that it lies where the other code does, and a data and stack segment of 64 KiB around the data
+ * pages; both are in the process's LDT.  Exceptions come as signals; their handler
  * takes the state out of the signal frame.  A branch ends in the INT3s around the code: no
  * exception, RIP is what counts.
  */
 #include "oracle.h"
 
+#include <asm/ldt.h>
 #include <asm/prctl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -37,27 +40,33 @@ struct native {
 	uint8_t out_ymm[16][32];                      /* 0x340 */
 	uint8_t fx[512] __attribute__((aligned(64))); /* 0x540 */
 	uint8_t out_fx[512];                          /* 0x740 */
+	/* Far pointer to 64-bit code: the way out of 16-bit code, whose segments reach nothing. */
+	uint32_t far16_off, far16_sel; /* 0x940 */
 };
 static_assert(offsetof(struct native, out_fx) == 0x740, "native_stub.S");
 
 void orc_enter(void);
 void orc_enter32(void);
 extern char orc_exit[], orc_exit_fault[], orc_in32[], orc_out32[], orc_end32[], orc_out64[];
+extern char orc_in16[];
 
 static struct native *const nat = (struct native *)ORC_NATIVE;
 static struct orc_state *nat_out;
 
-/* Of a 32-bit case, as the signal frame has it or as it was stored. */
+static unsigned nat_bits;
+
+/* Of a 16-bit or 32-bit case, as the signal frame has it or as it was stored. */
 static void native_halves(struct orc_state *s)
 {
+	/* The kernel may lose the rest where the stack segment has 16 bits. */
+	if (nat_bits == 16)
+		s->gpr[X86_RSP] = (uint16_t)s->gpr[X86_RSP];
 	for (unsigned k = 0; k < 8; k++)
 		s->gpr[k] = (uint32_t)s->gpr[k];
 	for (unsigned k = 8; k < 16; k++)
 		s->gpr[k] = 0;
 	s->rflags = (uint32_t)s->rflags;
 }
-
-static bool nat_is32;
 
 static void native_signal(int sig, siginfo_t *info, void *ctx)
 {
@@ -91,7 +100,7 @@ static void native_signal(int sig, siginfo_t *info, void *ctx)
 		else
 			memset(s->ymm[k] + 16, 0, 16);
 	}
-	if (nat_is32)
+	if (nat_bits != 64)
 		native_halves(s);
 	if (sig == SIGTRAP) {
 		s->vector = -1;
@@ -106,9 +115,30 @@ static void native_signal(int sig, siginfo_t *info, void *ctx)
 	}
 	m->gregs[REG_RIP] = (greg_t)(uintptr_t)orc_exit_fault;
 	m->gregs[REG_RSP] = (greg_t)nat->host_rsp;
-	/* CS of 64-bit code. */
-	m->gregs[REG_CSGSFS] = (m->gregs[REG_CSGSFS] & ~0xffffll) | 0x33;
+	/* CS of 64-bit code, SS of any. */
+	m->gregs[REG_CSGSFS] = (m->gregs[REG_CSGSFS] & 0xffffffff0000) | 0x33 | 0x2bll << 48;
 	m->gregs[REG_EFL] = 0x202;
+}
+
+bool orc_native_ldt(void)
+{
+	const struct user_desc code = {
+		.entry_number = 0,
+		.limit = 0xfffff,
+		.contents = MODIFY_LDT_CONTENTS_CODE,
+		.limit_in_pages = 1,
+		.useable = 1,
+	};
+	const struct user_desc stack = {
+		.entry_number = 1,
+		.base_addr = ORC_BASE16,
+		.limit = 0xffff,
+		.contents = MODIFY_LDT_CONTENTS_DATA,
+		.useable = 1,
+	};
+
+	return !syscall(SYS_modify_ldt, 1, &code, sizeof(code)) &&
+	       !syscall(SYS_modify_ldt, 1, &stack, sizeof(stack));
 }
 
 static void *map_fixed(uint64_t at, size_t len, int prot)
@@ -125,6 +155,8 @@ static void *map_fixed(uint64_t at, size_t len, int prot)
 
 void orc_native_init(void)
 {
+	/* jmp *exit64, jmp *exit */
+	static const uint8_t jump16[] = { 0xff, 0x24, 0x25, 0x18, 0x41, 0x57, 0x13 };
 	static const uint8_t jump64[] = { 0xff, 0x24, 0x25, 0x38, 0x41, 0x57, 0x13 };
 	static const int signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP };
 	struct sigaction sa = { .sa_sigaction = native_signal,
@@ -141,11 +173,12 @@ void orc_native_init(void)
 	nat->exit = (uintptr_t)orc_exit;
 	nat->exit64 = (uintptr_t)orc_out64;
 	nat->exit32 = ORC_STUB32 + (uint64_t)(orc_out32 - orc_in32);
-	nat->far_off = ORC_STUB32;
 	nat->far_sel = 0x23;
+	nat->far16_off = ORC_BACK64 + 16;
+	nat->far16_sel = 0x33;
 	memcpy((void *)(uintptr_t)ORC_STUB32, orc_in32, (size_t)(orc_end32 - orc_in32));
-	/* jmp *exit64 */
 	memcpy((void *)(uintptr_t)ORC_BACK64, jump64, sizeof(jump64));
+	memcpy((void *)(uintptr_t)(ORC_BACK64 + 16), jump16, sizeof(jump16));
 	st.ss_sp = malloc(st.ss_size);
 	sigaltstack(&st, NULL);
 	for (unsigned k = 0; k < COUNT_OF(signals); k++)
@@ -166,9 +199,12 @@ static void native_mem(uint8_t *mem, const uint8_t *from)
 
 void orc_native_run(const struct orc_case *c, struct orc_result *ret)
 {
-	/* jmp *exit, jmp *exit32 */
-	static const uint8_t back64[] = { 0xff, 0x24, 0x25, 0x18, 0x41, 0x57, 0x13 };
-	static const uint8_t back32[] = { 0xff, 0x25, 0x30, 0x41, 0x57, 0x13, 0xcc };
+	/* jmp *exit, jmp *exit32, ljmpl *%cs:far16 */
+	static const uint8_t back[3][9] = {
+		{ 0xff, 0x24, 0x25, 0x18, 0x41, 0x57, 0x13, 0xcc, 0xcc },
+		{ 0xff, 0x25, 0x30, 0x41, 0x57, 0x13, 0xcc, 0xcc, 0xcc },
+		{ 0x2e, 0x66, 0x67, 0xff, 0x2d, 0x40, 0x49, 0x57, 0x13 },
+	};
 	uint8_t *code = (uint8_t *)(uintptr_t)c->rip;
 	struct orc_state *s = &ret->s;
 
@@ -177,13 +213,14 @@ void orc_native_run(const struct orc_case *c, struct orc_result *ret)
 	memcpy(nat->fx, c->in.fx, sizeof(nat->fx));
 	memcpy(nat->fx + 24, &c->in.mxcsr, 4);
 	nat->rflags = c->in.rflags | 0x202;
-	nat->entry = c->rip;
+	nat->entry = c->rip | (c->bits == 16 ? (uint64_t)ORC_CS16 << 32 : 0);
+	nat->far_off = ORC_STUB32 + (c->bits == 16 ? (uint32_t)(orc_in16 - orc_in32) : 0);
 	memcpy(code, c->code, c->len);
-	memcpy(code + c->len, c->bits == 64 ? back64 : back32, sizeof(back64));
+	memcpy(code + c->len, back[c->bits == 64 ? 0 : c->bits == 32 ? 1 : 2], sizeof(back[0]));
 	native_mem(NULL, c->mem);
 	s->vector = -2;
 	nat_out = s;
-	nat_is32 = c->bits == 32;
+	nat_bits = c->bits;
 	if (c->bits == 64)
 		orc_enter();
 	else
@@ -191,7 +228,7 @@ void orc_native_run(const struct orc_case *c, struct orc_result *ret)
 	nat_out = NULL;
 	if (s->vector == -2) {
 		memcpy(s->gpr, nat->out, sizeof(s->gpr));
-		if (c->bits == 32)
+		if (c->bits != 64)
 			native_halves(s);
 		memcpy(s->ymm, nat->out_ymm, sizeof(s->ymm));
 		memcpy(s->fx, nat->out_fx, sizeof(s->fx));
@@ -203,5 +240,5 @@ void orc_native_run(const struct orc_case *c, struct orc_result *ret)
 		s->cr2 = 0;
 	}
 	native_mem(ret->mem, NULL);
-	memset(code, 0xcc, c->len + sizeof(back64));
+	memset(code, 0xcc, c->len + sizeof(back[0]));
 }

@@ -39,7 +39,7 @@
 
 	.text
 	.globl	orc_enter, orc_enter32, orc_exit, orc_exit_fault
-	.globl	orc_in32, orc_out32, orc_end32, orc_out64
+	.globl	orc_in32, orc_out32, orc_in16, orc_end32, orc_out64
 
 orc_enter:
 	save_host
@@ -87,6 +87,8 @@ vectors_out:
 	fxsave64 OUT_FX
 orc_exit_fault:
 	cld
+	mov	$0x2b, %eax
+	mov	%eax, %ss
 	/* As 64-bit cases want them. */
 	xor	%eax, %eax
 	mov	%eax, %ds
@@ -105,10 +107,12 @@ orc_exit_fault:
 
 /* Back from compatibility mode. */
 orc_out64:
+	mov	$0x2b, %eax
+	mov	%eax, %ss
 	mov	HOST_RSP, %rsp
 	jmp	vectors_out
 
-/* These two are copied to where 32-bit code can reach them. */
+/* These three are copied to where 32-bit code can reach them. */
 	.code32
 orc_in32:
 	mov	$0x2b, %eax
@@ -126,6 +130,27 @@ orc_in32:
 	mov	IN(6), %esi
 	mov	IN(7), %edi
 	jmp	*ENTRY
+
+/* From here on with the segments of the LDT, see native.c; ENTRY is a far pointer. */
+orc_in16:
+	mov	$0x2b, %eax
+	mov	%eax, %ds
+	mov	$(STACK32), %esp
+	push	RFLAGS
+	popf
+	mov	IN(1), %ecx
+	mov	IN(2), %edx
+	mov	IN(3), %ebx
+	mov	IN(5), %ebp
+	mov	IN(6), %esi
+	mov	IN(7), %edi
+	mov	$0xf, %eax
+	mov	%eax, %es
+	mov	%eax, %ds
+	mov	%eax, %ss
+	mov	%cs:IN(4), %esp
+	mov	%cs:IN(0), %eax
+	ljmp	*%cs:ENTRY
 
 orc_out32:
 	mov	%esp, OUT(4)

@@ -26,6 +26,11 @@ enum {
 	ORC_P2 = ORC_DATA + 0x2000,
 	/* Base of GS. */
 	ORC_GS = 0x12340,
+	/* 16-bit code: the base of DS, ES and SS, which are 64 KiB long; selectors (LDT, ring 3).
+	 */
+	ORC_BASE16 = ORC_P1 - 0x8000,
+	ORC_CS16 = 7,
+	ORC_DS16 = 0xf,
 	/* Bytes that a case may change: the last 512 of page 0, first 512 and last 512 of page 1.
 	 */
 	ORC_MEM = 1536,
@@ -61,7 +66,7 @@ struct orc_case {
 	unsigned len;
 	unsigned ninsn;
 	uint16_t off[ORC_INSNS];
-	/* 64, or 32: then in compatibility mode, and the upper halves of registers are 0. */
+	/* 64, or 32 or 16: then in compatibility mode, and the upper halves of registers are 0. */
 	unsigned bits;
 	/* Form of the first (only) instruction. */
 	uint16_t form;
@@ -103,7 +108,9 @@ void orc_gen_only(struct orc_gen *g, const char *mnemonic);
 /* Forms that cases are made of. */
 unsigned orc_gen_forms(const struct orc_gen *g);
 
-/* native.c: in the child. */
+/* native.c: segments for 16-bit code; before the fork.  False: this kernel has no LDTs. */
+bool orc_native_ldt(void);
+/* In the child. */
 void orc_native_init(void);
 void orc_native_run(const struct orc_case *c, struct orc_result *ret);
 

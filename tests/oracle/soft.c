@@ -21,8 +21,8 @@ enum {
 
 static struct gmem ram;
 static struct bus mmio, pio;
-/* One for 64-bit and one for 32-bit code; the one in use. */
-static struct scpu *cpu64, *cpu32, *cpu;
+/* One for each size of code; the one in use. */
+static struct scpu *cpu64, *cpu32, *cpu16, *cpu;
 static uint8_t *data;
 static struct insn block[ORC_INSNS + 2];
 static struct err er;
@@ -62,12 +62,18 @@ static void user_mode(struct cpu_state *s, unsigned bits)
 	s->xcr0 = X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX;
 	for (unsigned k = 0; k < 6; k++)
 		s->seg[k] = (struct cpu_seg){ .limit = ~0u, .attr = attr | 3 | SEG_DB };
-	s->seg[X86_CS].attr = attr | 11 | (bits == 64 ? SEG_L : SEG_DB);
-	s->seg[X86_CS].sel = bits == 64 ? 0x33 : 0x23;
+	s->seg[X86_CS].attr = attr | 11 | (bits == 64 ? SEG_L : bits == 32 ? SEG_DB : 0u);
+	s->seg[X86_CS].sel = bits == 64 ? 0x33 : bits == 32 ? 0x23 : ORC_CS16;
 	s->seg[X86_SS].sel = 0x2b;
 	/* As native_stub.S leaves them. */
 	if (bits == 32)
 		s->seg[X86_DS].sel = s->seg[X86_ES].sel = 0x2b;
+	if (bits == 16)
+		s->seg[X86_DS] = s->seg[X86_ES] = s->seg[X86_SS] =
+			(struct cpu_seg){ .base = ORC_BASE16,
+					  .limit = 0xffff,
+					  .attr = (attr & ~(uint32_t)SEG_G) | 3,
+					  .sel = ORC_DS16 };
 	s->seg[X86_GS].base = ORC_GS;
 	/* No I/O bitmap: ports are forbidden. */
 	s->tr.limit = 16;
@@ -94,7 +100,7 @@ static struct scpu *cpu_make(struct accel_vm *vm, unsigned index, unsigned bits)
 void orc_soft_init(void)
 {
 	struct accel_opts o = {
-		.ncpus = 2, .gmem = &ram, .mmio = &mmio, .pio = &pio, .cpu_model = "host"
+		.ncpus = 3, .gmem = &ram, .mmio = &mmio, .pio = &pio, .cpu_model = "host"
 	};
 	struct accel_vm *vm;
 	const struct accel *soft;
@@ -112,6 +118,7 @@ void orc_soft_init(void)
 		data[0x2000 + k] = (uint8_t)(k * 7);
 	cpu64 = cpu_make(vm, 0, 64);
 	cpu32 = cpu_make(vm, 1, 32);
+	cpu16 = cpu_make(vm, 2, 16);
 	cpu = cpu64;
 	sync_enter(cpu);
 }
@@ -184,6 +191,9 @@ static void state_out(struct orc_state *s)
 	s->vector = cpu->ev.exc_pending ? cpu->ev.exc_vector : -1;
 	s->err = cpu->ev.exc_pending ? cpu->ev.exc_err : 0;
 	s->cr2 = cpu->cr2;
+	/* See native_halves(). */
+	if (cpu == cpu16)
+		s->gpr[X86_RSP] = (uint16_t)s->gpr[X86_RSP];
 }
 
 /* Until it leaves: a string instruction may want to be continued. */
@@ -200,7 +210,7 @@ static void run_block(const struct orc_case *c)
 
 void orc_soft_run(const struct orc_case *c, struct orc_result *ret)
 {
-	use(c->bits == 64 ? cpu64 : cpu32);
+	use(c->bits == 64 ? cpu64 : c->bits == 32 ? cpu32 : cpu16);
 	state_in(&c->in);
 	mem_in(c->mem);
 	make_block(c->code, c->len);

@@ -353,11 +353,12 @@ static ALWAYS_INLINE void host_call(struct scpu *c, const struct insn *i,
 static ALWAYS_INLINE uint64_t host_lin(struct scpu *c, const struct insn *i,
 				       const struct host_stub *st, bool write)
 {
-	uint64_t lin = soft_lin(c, i, i->seg, soft_ea(c, i), st->mem_len, write);
+	uint64_t ea = soft_ea(c, i);
 
-	if (unlikely(lin & st->align_mask))
+	/* Before the segment's limit, whose fault may be #SS (seen on AMD). */
+	if (unlikely((ea + c->sbase[i->seg]) & st->align_mask))
 		soft_raise(c, i, X86_EXC_GP, 0);
-	return lin;
+	return soft_lin(c, i, i->seg, ea, st->mem_len, write);
 }
 
 /* No memory operand. */
