@@ -14,8 +14,16 @@ size_t chr_input(struct chr *c, const uint8_t *p, size_t len);
  * stream.c: input and output over non-blocking descriptors, which may be the same one or -1 for
  * none.  They stay the driver's.  Zeroed at first; filter and gone are set before stream_start().
  */
+enum {
+	STREAM_RX = 16384,
+};
+
 struct chr_stream {
-	/* Changes what was read in place; returns how much is left.  [NULL: nothing] */
+	/*
+	 * Changes what was read in place; returns how much is left.  It sees input as it comes, up
+	 * to STREAM_RX bytes before the device takes it.  [NULL: nothing is changed, and nothing
+	 * is read before the device has taken all]
+	 */
 	size_t (*filter)(struct chr_stream *s, uint8_t *p, size_t len);
 	/* Input ended, or the other side hung up; the stream is stopped. */
 	void (*gone)(struct chr_stream *s);
@@ -26,7 +34,7 @@ struct chr_stream {
 	bool rx_on, tx_full;
 	bool on;
 	/* Read and not yet taken by the device. */
-	uint8_t rx[1024];
+	uint8_t rx[STREAM_RX];
 	size_t rx_at, rx_len;
 };
 

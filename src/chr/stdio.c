@@ -1,7 +1,8 @@
 /*
  * This terminal, or whatever standard input and output are.
  *
- * A terminal is set to raw: every key goes to the guest, Ctrl-c too, and Ctrl-a is ours:
+ * A terminal is set to raw: every key goes to the guest, Ctrl-c too, and Ctrl-a is ours, also while
+ * the guest takes no input (STREAM_RX bytes are read ahead of it):
  *
  *	Ctrl-a x  leave		Ctrl-a a or Ctrl-a Ctrl-a  send Ctrl-a		Ctrl-a h  help
  *
@@ -124,8 +125,9 @@ static void stdio_stopped(int sig)
 
 static void stdio_handlers(void)
 {
-	static const int fatal[] = { SIGHUP,  SIGINT, SIGQUIT, SIGTERM, SIGABRT,
-				     SIGSEGV, SIGBUS, SIGILL,  SIGFPE };
+	static const int fatal[] = { SIGHUP,  SIGINT,  SIGQUIT, SIGTERM, SIGABRT,
+				     SIGSEGV, SIGBUS,  SIGILL,  SIGFPE,  SIGTRAP,
+				     SIGSYS,  SIGXCPU, SIGALRM, SIGUSR1, SIGUSR2 };
 
 	if (std.handlers)
 		return;

@@ -1,6 +1,8 @@
 /*
- * Input and output over descriptors: what the device does not take at once waits in a small buffer,
- * and reading stops until it is gone; what the descriptor does not take stays in the queue.
+ * Input and output over descriptors: what the device does not take at once waits in a buffer, and
+ * reading stops until it is gone; what the descriptor does not take stays in the queue.  With a
+ * filter, which must see keys that are meant for us while the guest hangs, reading goes on until
+ * the buffer is full.
  */
 #include "chr/chr_int.h"
 
@@ -9,9 +11,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+static bool stream_wants(const struct chr_stream *s)
+{
+	return s->filter ? s->rx_len - s->rx_at < sizeof(s->rx) : s->rx_on && s->rx_at == s->rx_len;
+}
+
 static void stream_update(struct chr_stream *s)
 {
-	bool in = s->rx_on && s->rx_at == s->rx_len;
+	bool in = stream_wants(s);
 	/* A connection that ends while the device takes nothing makes room for the next; a pipe's
 	 * end comes only after its data. */
 	unsigned idle = s->out_fd == s->in_fd ? LOOP_ERR : 0;
@@ -43,7 +50,13 @@ static bool stream_offer(struct chr_stream *s)
 
 static void stream_read(struct chr_stream *s)
 {
-	ssize_t n = read(s->in_fd, s->rx, sizeof(s->rx));
+	if (!stream_wants(s))
+		return;
+	s->rx_len -= s->rx_at;
+	memmove(s->rx, s->rx + s->rx_at, s->rx_len);
+	s->rx_at = 0;
+	uint8_t *to = s->rx + s->rx_len;
+	ssize_t n = read(s->in_fd, to, sizeof(s->rx) - s->rx_len);
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
@@ -51,8 +64,7 @@ static void stream_read(struct chr_stream *s)
 		stream_gone(s);
 		return;
 	}
-	s->rx_at = 0;
-	s->rx_len = s->filter ? s->filter(s, s->rx, (size_t)n) : (size_t)n;
+	s->rx_len += s->filter ? s->filter(s, to, (size_t)n) : (size_t)n;
 	stream_offer(s);
 	stream_update(s);
 }

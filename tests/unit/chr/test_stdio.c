@@ -33,6 +33,38 @@ static size_t child_input(struct chr_client *c UNUSED, const uint8_t *p, size_t 
 	return len;
 }
 
+/* A device that hangs: it takes nothing. */
+static size_t child_hangs(struct chr_client *c UNUSED, const uint8_t *p UNUSED, size_t len UNUSED)
+{
+	return 0;
+}
+
+/* A slow device: some bytes at a time; on a 'Z' it says how many there were, in order or not. */
+static unsigned child_count, child_lost;
+
+static size_t child_slow(struct chr_client *c UNUSED, const uint8_t *p, size_t len)
+{
+	size_t n = len < 700 ? len : 700;
+	char text[64];
+
+	for (size_t i = 0; i < n; i++) {
+		if (p[i] == 'Z') {
+			snprintf(text, sizeof(text), "got %u, wrong %u.", child_count, child_lost);
+			chr_write(child_chr, (const uint8_t *)text, strlen(text));
+			continue;
+		}
+		child_lost += p[i] != 'a' + child_count % 25;
+		child_count++;
+	}
+	return n;
+}
+
+static void child_poll(struct loop_timer *t)
+{
+	chr_poll(child_chr);
+	loop_timer_set(child_loop, t, clock_ns() + 2 * NS_PER_MS);
+}
+
 static void child_quit(void *arg)
 {
 	loop_stop(arg);
@@ -44,11 +76,13 @@ static void child_tick(struct loop_timer *t)
 	loop_timer_set(child_loop, t, clock_ns() + 50 * NS_PER_MS);
 }
 
+typedef size_t child_input_fn(struct chr_client *c, const uint8_t *p, size_t len);
+
 /* Runs until Ctrl-a x, or for two seconds when it ticks; returns the CPU time used in ms. */
-static unsigned child_main(bool ticks)
+static unsigned child_main(bool ticks, child_input_fn *input)
 {
-	struct chr_client client = { .input = child_input };
-	struct loop_timer t = { .fn = child_tick };
+	struct chr_client client = { .input = input };
+	struct loop_timer t = { .fn = ticks ? child_tick : child_poll };
 	struct rusage ru;
 	struct err e;
 
@@ -73,7 +107,10 @@ static unsigned child_main(bool ticks)
 			loop_run_once(child_loop, 100);
 		loop_timer_cancel(&t);
 	} else {
+		if (input == child_slow)
+			loop_timer_set(child_loop, &t, 1);
 		loop_run(child_loop);
+		loop_timer_cancel(&t);
 	}
 	chr_close(child_chr);
 	loop_free(child_loop);
@@ -91,6 +128,7 @@ struct term {
 	/* What the leader tells: the job's pid, then 's' when it stopped. */
 	int tell;
 	struct termios before;
+	child_input_fn *input;
 };
 
 static void leader_main(struct term *t, int tell)
@@ -112,7 +150,7 @@ static void leader_main(struct term *t, int tell)
 		dup2(t->slave, 1);
 		close(t->slave);
 		close(t->master);
-		_exit(child_main(false) > 1000 ? 3 : 0);
+		_exit(child_main(false, t->input) > 1000 ? 3 : 0);
 	}
 	if (write(tell, &job, sizeof(job)) != sizeof(job))
 		_exit(1);
@@ -123,12 +161,13 @@ static void leader_main(struct term *t, int tell)
 	_exit(WIFSIGNALED(status) ? 200 + WTERMSIG(status) : WEXITSTATUS(status));
 }
 
-static void term_start(struct term *t)
+static void term_start_with(struct term *t, child_input_fn *input)
 {
 	int p[2];
 	char name[64];
 
-	t->master = posix_openpt(O_RDWR | O_NOCTTY);
+	t->input = input;
+	t->master = posix_openpt(O_RDWR | O_NOCTTY | O_NONBLOCK);
 	assert_true(t->master >= 0 && grantpt(t->master) == 0 && unlockpt(t->master) == 0);
 	assert_int_equal(ptsname_r(t->master, name, sizeof(name)), 0);
 	t->slave = open(name, O_RDWR | O_NOCTTY);
@@ -143,6 +182,11 @@ static void term_start(struct term *t)
 	close(p[1]);
 	t->tell = p[0];
 	assert_int_equal(read(t->tell, &t->job, sizeof(t->job)), sizeof(t->job));
+}
+
+static void term_start(struct term *t)
+{
+	term_start_with(t, child_input);
 }
 
 static void term_expect(struct term *t, const char *s)
@@ -165,7 +209,21 @@ static void term_expect(struct term *t, const char *s)
 
 static void term_type(struct term *t, const char *keys, size_t len)
 {
-	assert_int_equal(write(t->master, keys, len), len);
+	uint64_t end = clock_ns() + 3 * NS_PER_SEC;
+
+	while (len) {
+		ssize_t n = write(t->master, keys, len);
+
+		assert_true(n > 0 || errno == EAGAIN);
+		if (n > 0) {
+			keys += n;
+			len -= (size_t)n;
+		} else if (clock_ns() > end) {
+			fail_msg("keys are not read");
+		} else {
+			usleep(1000);
+		}
+	}
 }
 
 static bool term_is_raw(struct term *t)
@@ -226,6 +284,36 @@ static void test_keys(void **state UNUSED)
 	assert_int_equal(term_end(&t), 0);
 }
 
+/* The way out works while the device takes nothing, whatever was typed before. */
+static void test_keys_of_a_hung_guest(void **state UNUSED)
+{
+	struct term t;
+
+	term_start_with(&t, child_hangs);
+	term_expect(&t, "ready");
+	for (int i = 0; i < 100; i++)
+		term_type(&t, "help! are you there?", 20);
+	term_type(&t, "\001h", 2);
+	term_expect(&t, "Ctrl-a x  leave");
+	term_type(&t, "\001x", 2);
+	assert_int_equal(term_end(&t), 0);
+}
+
+/* More than is read ahead: nothing is lost. */
+static void test_keys_of_a_slow_guest(void **state UNUSED)
+{
+	struct term t;
+
+	term_start_with(&t, child_slow);
+	term_expect(&t, "ready");
+	for (int i = 0; i < 2000; i++)
+		term_type(&t, "abcdefghijklmnopqrstuvwxy", 25);
+	term_type(&t, "Z", 1);
+	term_expect(&t, "got 50000, wrong 0.");
+	term_type(&t, "\001x", 2);
+	assert_int_equal(term_end(&t), 0);
+}
+
 static void test_restored(void **state UNUSED)
 {
 	struct term t;
@@ -244,7 +332,8 @@ static void test_restored(void **state UNUSED)
 /* Signals that end it: the terminal is given back, and the status tells of the signal. */
 static void test_restored_by_signal(void **state UNUSED)
 {
-	static const int sigs[] = { SIGTERM, SIGINT, SIGHUP, SIGABRT, SIGSEGV, SIGBUS };
+	static const int sigs[] = { SIGTERM, SIGINT, SIGHUP,  SIGABRT,
+				    SIGSEGV, SIGBUS, SIGUSR1, SIGALRM };
 
 	for (size_t i = 0; i < COUNT_OF(sigs); i++) {
 		struct term t;
@@ -296,7 +385,7 @@ static pid_t piped(int in, int out)
 		dup2(out, 1);
 		for (int fd = 3; fd < 64; fd++)
 			close(fd);
-		_exit(child_main(true) > 500 ? 3 : 0);
+		_exit(child_main(true, child_input) > 500 ? 3 : 0);
 	}
 	return pid;
 }
@@ -380,6 +469,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_keys),
+		cmocka_unit_test(test_keys_of_a_hung_guest),
+		cmocka_unit_test(test_keys_of_a_slow_guest),
 		cmocka_unit_test(test_restored),
 		cmocka_unit_test(test_restored_by_signal),
 		cmocka_unit_test(test_stopped),
