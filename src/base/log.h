@@ -7,6 +7,7 @@
 #pragma once
 
 #include "base/compiler.h"
+#include "base/err.h"
 
 enum log_level {
 	LOG_ERROR,
@@ -18,6 +19,8 @@ enum log_level {
 
 /* Lines above this level are dropped.  Default LOG_NOTE; set from main(). */
 extern enum log_level log_level;
+/* Sets it by name; -EINVAL with the names there are. */
+NODISCARD int log_level_set(const char *name, struct err *e);
 /* Prepended to each line, e.g. "sampan-vmm".  Borrowed. */
 extern const char *log_program;
 

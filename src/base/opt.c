@@ -72,7 +72,8 @@ int opt_parse(const struct opt *table, int argc, char *const *argv, void *ctx,
 		else if (!only_args && s[0] == '-' && s[1] == '-')
 			rc = opt_one(table, argc, argv, &i, ctx, e);
 		else if (!only_args && s[0] == '-' && s[1])
-			rc = err_set(e, EINVAL, "'%s': options begin with two dashes", s);
+			rc = err_set(e, EINVAL, "'%s': options begin with two dashes (see --help)",
+				     s);
 		else if (!positional)
 			rc = err_set(e, EINVAL, "unexpected argument '%s'", s);
 		else

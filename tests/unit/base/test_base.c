@@ -192,6 +192,15 @@ static void test_err(void **state UNUSED)
 	assert_int_equal(strlen(e.msg), sizeof(e.msg) - 1);
 	err_set(&e, EIO, "%s", name);
 	assert_int_equal(strlen(e.msg), sizeof(e.msg) - 1);
+	/* Of a long message the object's begin and the cause are left. */
+	err_set(&e, EIO, "cannot open '/%s': No such file", name);
+	assert_int_equal(strlen(e.msg), sizeof(e.msg) - 1);
+	assert_memory_equal(e.msg, "cannot open '/nnn", 17);
+	assert_string_equal(e.msg + sizeof(e.msg) - 1 - 17, "nn': No such file");
+	err_in(&e, "kernel");
+	assert_memory_equal(e.msg, "kernel: cannot open '/nnn", 25);
+	assert_non_null(strstr(e.msg, "...nn"));
+	assert_non_null(strstr(e.msg, "nn': No such file"));
 }
 
 static void test_alloc(void **state UNUSED)
@@ -307,21 +316,25 @@ static void test_threads(void **state UNUSED)
 static void test_log_limit(void **state UNUSED)
 {
 	struct log_limit lim = { 0 };
-	char name[] = "base-test-XXXXXX", text[8192];
+	char name[] = "base-test-XXXXXX", text[8192] = "";
 	int fd = mkstemp(name), saved = dup(2);
 	unsigned lines = 0;
 
 	dup2(fd, 2);
 	for (int i = 0; i < 100; i++)
 		log_guest(&lim, "disk0", "ring %d", i);
+	log_error("no '%s'", "a\nb\033[2J\177\303\244");
 	fflush(stderr);
 	dup2(saved, 2);
 	close(saved);
-	ssize_t n = file_pread_full(fd, text, sizeof(text), 0);
+	ssize_t n = file_pread_full(fd, text, sizeof(text) - 1, 0);
 	for (ssize_t i = 0; i < n; i++)
 		lines += text[i] == '\n';
 	assert_int_equal(lim.count, 100);
-	assert_int_equal(lines, 10);
+	assert_int_equal(lines, 11);
+	/* What was named cannot make a line, nor work the terminal. */
+	text[n] = 0;
+	assert_non_null(strstr(text, "sampan: error: no 'a?b?[2J?\303\244'\n"));
 	assert_memory_equal(text, "sampan: warning: disk0: ring 0\n", 31);
 	close(fd);
 	unlink(name);

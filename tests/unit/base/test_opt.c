@@ -90,7 +90,7 @@ static void test_refused(void **state)
 	assert_int_equal(RUN(&g, &e, s_size, s_bad), -EINVAL);
 	assert_string_equal(e.msg, "--size: 'bad' is no size");
 	assert_int_equal(RUN(&g, &e, s_x), -EINVAL);
-	assert_string_equal(e.msg, "'-x': options begin with two dashes");
+	assert_string_equal(e.msg, "'-x': options begin with two dashes (see --help)");
 	assert_string_equal(g.log, "");
 }
 
