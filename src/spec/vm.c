@@ -263,6 +263,10 @@ static int vm_check_whole(const void *obj, struct err *e)
 	const struct vm_spec *s = obj;
 	int rc = vm_check_stdio(s, e);
 
+	if (s->paused && !s->control)
+		return err_set(e, EINVAL,
+			       "paused: needs control (--control PATH): nothing else lets it run");
+
 	return rc < 0 ? rc : vm_check_macs(s, e);
 }
 

@@ -37,6 +37,8 @@ static const struct {
 	{ "{\"name\": null}", "name: a string is wanted, not null" },
 	{ "{\"uuid\": \"1\"}", "uuid: '1' is not a UUID" },
 	{ "{\"rng\": 1}", "rng: true or false is wanted, not a number" },
+	{ "{\"paused\": true}",
+	  "paused: needs control (--control PATH): nothing else lets it run" },
 	{ "{\"debug_exit\": 4093}", "debug_exit: 4093 is outside 0 to 4092" },
 	{ "{\"boot\": {\"initrd\": \"x\"}}", "boot.initrd: needs a kernel" },
 	{ "{\"boot\": {\"append\": \"x\"}}", "boot.append: needs a kernel" },
