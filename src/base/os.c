@@ -36,3 +36,15 @@ void os_ignore_sigpipe(void)
 	if (sigaction(SIGPIPE, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
 		(void)sigaction(SIGPIPE, &ignore, NULL);
 }
+
+void os_std_fds(void)
+{
+	int fd;
+
+	/* open() gives the lowest number that is free. */
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd < 3);
+	if (fd >= 0)
+		close(fd);
+}

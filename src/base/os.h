@@ -27,3 +27,9 @@ extern struct os_calls os;
  * process.  Does nothing when SIGPIPE is handled already.
  */
 void os_ignore_sigpipe(void);
+
+/*
+ * Opens /dev/null for those of descriptors 0, 1 and 2 that are closed: a file that is opened later
+ * would take the number, and what is meant for the terminal would be written to it.
+ */
+void os_std_fds(void);

@@ -5,10 +5,12 @@
 #include "base/log.h"
 #include "base/near.h"
 #include "base/opt.h"
+#include "base/os.h"
 #include "base/trace.h"
 #include "ctl/ctl.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -44,10 +46,17 @@ void ctl_cmd_help(const struct ctl_cmd *c)
 	}
 }
 
+static int ctl_unexpected(const char *arg, struct err *e)
+{
+	return err_set(e, EINVAL, "unexpected argument '%.40s' (see sampan help)", arg);
+}
+
 static int ctl_help(int argc, char *const *argv, struct err *e)
 {
 	const struct ctl_cmd *c;
 
+	if (argc > 1)
+		return ctl_unexpected(argv[1], e);
 	if (argc > 0) {
 		c = ctl_find(argv[0], e);
 		if (!c)
@@ -64,6 +73,8 @@ static int ctl_help(int argc, char *const *argv, struct err *e)
 
 static int ctl_version(int argc, char *const *argv, struct err *e)
 {
+	if (argc > 0)
+		return ctl_unexpected(argv[0], e);
 	printf("sampan %s\n", SAMPAN_VERSION);
 	return 0;
 }
@@ -96,6 +107,9 @@ int main(int argc, char **argv)
 	int rc;
 
 	log_program = "sampan";
+	os_std_fds();
+	/* Our memfd counts for the limit on file sizes. */
+	signal(SIGXFSZ, SIG_IGN);
 	trace_init();
 	if (argc < 2) {
 		ctl_help(0, NULL, &e);

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/num.h"
 #include "base/opt.h"
+#include "base/os.h"
 #include "base/str.h"
 #include "base/trace.h"
 #include "vmm/vmm.h"
@@ -44,15 +45,7 @@ static int main_spec_fd(void *ctx, const char *value, struct err *e)
 
 static int main_log(void *ctx, const char *value, struct err *e)
 {
-	static const char *const names[] = { "error", "warning", "note", "info", "debug" };
-
-	for (unsigned i = 0; i < COUNT_OF(names); i++) {
-		if (!strcmp(value, names[i])) {
-			log_level = (enum log_level)i;
-			return 0;
-		}
-	}
-	return err_set(e, EINVAL, "'%s' is not one of error, warning, note, info, debug", value);
+	return log_level_set(value, e);
 }
 
 static int main_help(void *ctx, const char *value, struct err *e)
@@ -92,7 +85,8 @@ static int main_positional(void *ctx, const char *arg, struct err *e)
 
 static int main_read_spec(struct vmm *v, const struct main_args *a, struct err *e)
 {
-	const char *name = a->spec ? a->spec : "spec";
+	bool from_fd = a->spec_fd >= 0 || (a->spec && !strcmp(a->spec, "-"));
+	const char *name = !from_fd ? a->spec : a->spec_fd > 0 ? "spec" : "standard input";
 	AUTO_FREE void *text = NULL;
 	size_t len;
 	int rc;
@@ -102,7 +96,7 @@ static int main_read_spec(struct vmm *v, const struct main_args *a, struct err *
 	if (!a->spec && a->spec_fd < 0)
 		return err_set(e, EINVAL,
 			       "no spec given (see sampan-vmm --help, or use sampan run)");
-	if (a->spec_fd >= 0 || !strcmp(name, "-"))
+	if (from_fd)
 		rc = file_read_fd(MAX(a->spec_fd, 0), name, VM_SPEC_TEXT, &text, &len, e);
 	else
 		rc = file_read_all(name, VM_SPEC_TEXT, &text, &len, e);
@@ -122,16 +116,21 @@ static void vmm_signal(struct loop_fd *f, unsigned events)
 		vmm_end(v, false, "host-signal", 0);
 }
 
-/* Signals that end the VM become events; before any thread is made, so that all block them. */
+/*
+ * Signals that end the VM become events; one that was ignored when we were started (nohup) stays
+ * so.  Last: until here they end the process, also while it waits for a kernel from a pipe.  All
+ * other threads block them (thread_start()).
+ */
 static int vmm_signals_init(struct vmm *v, struct err *e)
 {
+	static const int ends[] = { SIGTERM, SIGINT, SIGHUP };
+	struct sigaction now;
 	sigset_t set;
 
-	signal(SIGPIPE, SIG_IGN);
 	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
+	for (size_t i = 0; i < COUNT_OF(ends); i++)
+		if (sigaction(ends[i], NULL, &now) < 0 || now.sa_handler != SIG_IGN)
+			sigaddset(&set, ends[i]);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	v->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (v->signal_fd < 0)
@@ -144,6 +143,13 @@ static int vmm_signals_init(struct vmm *v, struct err *e)
 static void vmm_quit_key(void *arg)
 {
 	vmm_leave(arg, "host-ui");
+}
+
+static int vmm_add_control(struct vmm *v, struct err *e)
+{
+	int rc = qmp_server_new(&v->control, v->loop, v->spec.control, vmm_cmds, v, e);
+
+	return rc < 0 ? err_in(e, "control") : 0;
 }
 
 int vmm_init(struct vmm *v, struct err *e)
@@ -161,7 +167,7 @@ int vmm_init(struct vmm *v, struct err *e)
 		return rc;
 	rc = machine_reset(v->machine, e);
 	if (rc >= 0 && v->spec.control)
-		rc = qmp_server_new(&v->control, v->loop, v->spec.control, vmm_cmds, v, e);
+		rc = vmm_add_control(v, e);
 	if (rc >= 0)
 		rc = vcpus_start(v, e);
 	return rc;
@@ -202,9 +208,9 @@ static int main_run(struct vmm *v, const struct main_args *a, struct err *e)
 	if (rc >= 0)
 		rc = loop_new(&v->loop, LOOP_AUTO, e);
 	if (rc >= 0)
-		rc = vmm_signals_init(v, e);
-	if (rc >= 0)
 		rc = vmm_init(v, e);
+	if (rc >= 0)
+		rc = vmm_signals_init(v, e);
 	if (rc >= 0)
 		vmm_run(v);
 	return rc;
@@ -217,6 +223,10 @@ int main(int argc, char **argv)
 	struct err e = { 0 };
 
 	log_program = "sampan-vmm";
+	os_std_fds();
+	/* A write beyond the limit on file sizes is an error, not the end. */
+	signal(SIGXFSZ, SIG_IGN);
+	signal(SIGPIPE, SIG_IGN);
 	trace_init();
 	if (!v)
 		return 1;

@@ -2,6 +2,7 @@
 import os
 import pty
 import re
+import resource
 import select
 import signal
 import socket
@@ -62,6 +63,61 @@ def test_signals_end_it_orderly(start, tmp_path, sig):
         assert q.event("SHUTDOWN")["data"] == {"guest": False, "reason": "host-signal"}
     assert vm.wait(10) == 0
     assert not control.exists()
+
+
+def test_ignored_signals_stay_ignored(guest, tmp_path):
+    """As nohup(1) starts it."""
+    p = subprocess.Popen([str(sampan.BIN / "sampan"), "run", "--kernel", str(guest), "--accel", "soft", "--net", "none",
+                          "--control", str(tmp_path / "s")], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    try:
+        with sampan.QMP(tmp_path / "s") as q:
+            p.send_signal(signal.SIGHUP)
+            time.sleep(0.3)
+            assert q.call("query-status")["running"]
+            q.raw("quit")
+        assert p.wait(10) == 0
+    finally:
+        p.kill()
+        p.wait()
+
+
+def test_closed_standard_streams(guest, tmp_path):
+    """What is opened later must not become standard output: the guest's words would go there."""
+    disk = tmp_path / "d.raw"
+    disk.write_bytes(b"\0" * (1 << 20))
+    p = subprocess.Popen([str(sampan.BIN / "sampan"), "run", "--kernel", str(guest), "--accel", "soft", "--net", "none",
+                          "--control", str(tmp_path / "s"), str(disk)],
+                         preexec_fn=lambda: [os.close(fd) for fd in range(3)])
+    try:
+        with sampan.QMP(tmp_path / "s") as q:
+            assert [os.readlink(f"/proc/{p.pid}/fd/{fd}") for fd in range(3)] == ["/dev/null"] * 3
+            q.raw("quit")
+        assert p.wait(10) == 0
+        assert disk.read_bytes() == b"\0" * (1 << 20)
+    finally:
+        p.kill()
+        p.wait()
+
+
+def test_limit_on_file_sizes(guest, tmp_path):
+    """A write beyond `ulimit -f` is an error of that file, not the end."""
+    with open(tmp_path / "out", "wb") as out:
+        p = subprocess.Popen([str(sampan.BIN / "sampan"), "run", "--kernel", str(guest), "--accel", "soft", "--net",
+                              "none", "--control", str(tmp_path / "s")], stdin=subprocess.DEVNULL, stdout=out)
+    try:
+        with sampan.QMP(tmp_path / "s") as q:
+            resource.prlimit(p.pid, resource.RLIMIT_FSIZE, (20, 20))
+            for _ in range(10):
+                q.call("system_reset")
+                time.sleep(0.05)
+            assert q.call("query-status")["running"]
+            q.raw("quit")
+        assert p.wait(10) == 0
+    finally:
+        p.kill()
+        p.wait()
+    assert os.path.getsize(tmp_path / "out") == 20
 
 
 def test_kernel_changes_nothing_after_a_reset(start, guest, tmp_path):
