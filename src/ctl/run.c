@@ -5,6 +5,7 @@
 #include "base/alloc.h"
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/near.h"
 #include "base/num.h"
 #include "base/opt.h"
@@ -113,6 +114,10 @@ static int run_subopt(const struct spec_struct *s, void *obj, const struct subop
 	if (near)
 		return err_set(e, EINVAL, "there is no '%.40s='; did you mean '%s='?", o->key,
 			       near);
+	if (!*o->key)
+		return err_set(e, EINVAL,
+			       "nothing between two commas or after the last (a comma "
+			       "in a name is written twice)");
 	if (!f || f->kind == SPEC_LIST || f->kind == SPEC_OBJ)
 		return err_set(e, EINVAL, "there is no '%.40s='", o->key);
 	if (!o->value && f->kind != SPEC_BOOL)
@@ -201,6 +206,8 @@ static int run_net_text(struct run *r, struct vm_net *n, const struct subopts *s
 
 	if (!type)
 		return err_set(e, EINVAL, "say user, tap:IFNAME or none first");
+	if (!strcmp(type, "none"))
+		return err_set(e, EINVAL, "'none' takes no options");
 	if (str_starts(type, "tap:")) {
 		n->type = VM_NET_TAP;
 		rc = spec_set_text(spec_find(&vm_net_struct, "ifname"), n, type + 4, e);
@@ -208,8 +215,8 @@ static int run_net_text(struct run *r, struct vm_net *n, const struct subopts *s
 		return err_set(e, EINVAL, "'%.40s' is not one of user, tap:IFNAME, none", type);
 	}
 	for (unsigned i = 1; i < s->n && rc >= 0; i++) {
-		if (!strcmp(s->o[i].key, "hostfwd") && s->o[i].value)
-			rc = run_fwd(n, s->o[i].value, e);
+		if (!strcmp(s->o[i].key, "hostfwd"))
+			rc = run_fwd(n, s->o[i].value ? s->o[i].value : "", e);
 		else
 			rc = run_subopt(&vm_net_struct, n, &s->o[i], e);
 	}
@@ -266,7 +273,7 @@ static int run_console(void *ctx, const char *value, struct err *e)
 static int run_log(void *ctx, const char *value, struct err *e)
 {
 	((struct run *)ctx)->log = value;
-	return 0;
+	return log_level_set(value, e);
 }
 
 static int run_print(void *ctx, const char *value, struct err *e)

@@ -11,9 +11,11 @@
 #include "machine/memmap.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysinfo.h>
 
 enum {
 	/* Above this the APIC ID does not fit an xAPIC's (SDM 3A 11.4.6). */
@@ -28,11 +30,30 @@ static void machine_request(struct board *b, enum board_request r, unsigned valu
 	m->o.request(m->o.arg, r, value);
 }
 
+/* RAM that the host can never give: it would be found out in the middle of the guest's work. */
+static int machine_check_ram(uint64_t ram, struct err *e)
+{
+	struct sysinfo si;
+
+	if (sysinfo(&si) < 0)
+		return 0;
+	uint64_t host = ((uint64_t)si.totalram + si.totalswap) * si.mem_unit;
+	if (ram <= host)
+		return 0;
+	return err_set(e, ENOMEM,
+		       "memory: %" PRIu64 " MiB is more than this host's RAM and swap, %" PRIu64
+		       " MiB",
+		       ram >> 20, host >> 20);
+}
+
 static int machine_add_ram(struct machine *m, struct err *e)
 {
 	uint64_t ram = m->o.spec->memory;
-	int rc = gmem_add(&m->gmem, "ram", 0, memmap_low(ram), -1, 0, false, e);
+	int rc = machine_check_ram(ram, e);
 
+	if (rc < 0)
+		return rc;
+	rc = gmem_add(&m->gmem, "ram", 0, memmap_low(ram), -1, 0, false, e);
 	if (rc >= 0 && memmap_high(ram))
 		rc = gmem_add(&m->gmem, "ram-high", MEMMAP_HIGH, memmap_high(ram), -1, 0, false, e);
 	return rc < 0 ? err_in(e, "memory") : 0;
@@ -72,7 +93,7 @@ static int machine_add_vcpus(struct machine *m, struct err *e)
 		int rc = accel_vcpu_new(m->vm, i, &m->vcpu[i], e);
 
 		if (rc < 0)
-			return err_in(e, "vCPU %u", i);
+			return rc;
 		m->apic_id[i] = m->vcpu[i]->apic_id;
 	}
 	return 0;

@@ -52,7 +52,12 @@ def refused(r, status, text):
     (["--serial", "stdio", "--serial", "stdio"], "serial: only one line can be on stdio"),
     (["--control", "/" + "c" * 108], "control: is longer than a socket's name can be"),
     (["--name", "a/b"], "name: has a '/' or a control character"),
-    (["-x"], "'-x': options begin with two dashes"),
+    (["-x"], "'-x': options begin with two dashes (see --help)"),
+    (["--log", "loud"], "--log: 'loud' is not one of error, warning, note, info, debug"),
+    (["--kernel", "k", "--paused"], "paused: needs control (--control PATH)"),
+    (["--net", "none,mac=x"], "--net: 'none' takes no options"),
+    (["--net", "user,hostfwd"], "want tcp:HOSTADDR:PORT-GUESTADDR:PORT"),
+    (["--disk", "a,"], "--disk: nothing between two commas or after the last"),
     (["--initrd", "i"], "boot.initrd: needs a kernel"),
     ([], "nothing to boot: give --kernel FILE"),
     (["disk.raw"], "nothing to boot: give --kernel FILE"),
@@ -68,6 +73,8 @@ def test_not_utf8():
 def test_commands():
     refused(run(SAMPAN, "rnu"), 2, "there is no command 'rnu'; did you mean 'run'?")
     refused(run(SAMPAN, "frobnicate"), 2, "(see sampan help)")
+    refused(run(SAMPAN, "version", "x"), 2, "unexpected argument 'x'")
+    refused(run(SAMPAN, "help", "run", "x"), 2, "unexpected argument 'x'")
     assert run(SAMPAN).returncode == 2
     for args in (["help"], ["--help"]):
         r = run(SAMPAN, *args)
@@ -129,6 +136,7 @@ def test_defaults():
     ('{"disks": [{"path": "a"}, {"path": "b", "cache": "foo"}]}',
      "disks[1].cache: 'foo' is not one of writeback, none"),
     ('{"cpus": 1}', "nothing to boot: boot.kernel is missing"),
+    ('{"a\\nb\\u001b": 1}', "a?b?: there is no such field"),
     ("[" * 1000, "nested deeper than 32 levels"),
     (" " * (1 << 20) + "{}", "larger than 1048576 bytes"),
 ], ids=lambda v: v[:20].strip() or "blank")

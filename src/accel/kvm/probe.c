@@ -9,7 +9,7 @@
  * Flat protected mode and not real mode, because KVM emulates real mode on processors without
  * "unrestricted guest", which are fast otherwise.
  */
-#include "accel/kvm/kvm.h"
+#include "accel/kvm/kvm_int.h"
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -74,11 +74,9 @@ static int probe_map(struct probe *p, struct err *e)
 
 static int probe_vm(struct probe *p, struct err *e)
 {
-	p->sys = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	p->sys = kvm_open(e);
 	if (p->sys < 0)
-		return err_set(e, errno, "cannot open /dev/kvm: %s", strerror(errno));
-	if (ioctl(p->sys, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
-		return err_set(e, EIO, "/dev/kvm: not version 12 of its interface");
+		return p->sys;
 	p->vm = ioctl(p->sys, KVM_CREATE_VM, 0);
 	if (p->vm < 0)
 		return err_set(e, errno, "/dev/kvm: cannot create a VM: %s", strerror(errno));
