@@ -440,7 +440,8 @@ static void iret_real(struct scpu *c, const struct insn *i)
 	uint64_t off = stack_pop(c, i, &st, i->opsize);
 	uint16_t sel = (uint16_t)stack_pop(c, i, &st, i->opsize);
 	uint64_t fl = stack_pop(c, i, &st, i->opsize);
-	uint64_t mask = exc_flags_mask(c, i->opsize) | X86_FL_RF;
+	/* VIF and VIP stay as they are (SDM 2A IRET). */
+	uint64_t mask = (exc_flags_mask(c, i->opsize) & ~(X86_FL_VIF | X86_FL_VIP)) | X86_FL_RF;
 
 	if (off > c->seg[X86_CS].limit)
 		soft_gp(c, i, 0);

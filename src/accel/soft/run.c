@@ -31,7 +31,7 @@ static void run_start_up(struct scpu *c, uint8_t vector)
 	soft_mode_changed(c);
 }
 
-static void run_lapic_events(struct scpu *c)
+void run_lapic_events(struct scpu *c)
 {
 	uint32_t ev = lapic_take_events(&c->lapic);
 

@@ -60,7 +60,8 @@ struct cpu_seg seg_make(uint16_t sel, uint64_t lo)
 	return s;
 }
 
-/* The CPU sets the accessed bit with a locked store, only when it is clear. */
+/* Only when it is clear.  A CPU locks the two accesses; here another one's change of the same byte
+ * between them is lost. */
 void seg_set_accessed(struct scpu *c, const struct insn *i, struct seg_desc *d)
 {
 	if (d->lo >> 40 & T_ACCESSED)

@@ -109,6 +109,8 @@ int soft_get(struct accel_vcpu *v, struct cpu_state *s, struct err *e)
 	struct scpu *c = (struct scpu *)(void *)v;
 
 	memset(s, 0, sizeof(*s));
+	/* What waits is part of the state, as registers. */
+	run_lapic_events(c);
 	soft_get_regs(c, s);
 	s->apic_base = c->lapic.base;
 	s->cr8 = lapic_tpr_get(&c->lapic);
@@ -140,6 +142,7 @@ int soft_set(struct accel_vcpu *v, const struct cpu_state *s, struct err *e)
 {
 	struct scpu *c = (struct scpu *)(void *)v;
 
+	(void)lapic_take_events(&c->lapic);
 	soft_set_regs(c, s);
 	lapic_set_page(&c->lapic, s->lapic, s->apic_base);
 	msr_load(c, s);

@@ -192,7 +192,7 @@ struct soft_run {
 	struct cond wake;
 	uint64_t ask[SOFT_ASKS];
 	unsigned nask;
-	bool ask_all_w, ask_flush, ask_code;
+	bool ask_all_w, ask_flush;
 	struct soft_post post[SOFT_POSTS];
 	unsigned npost;
 	bool post_all;
@@ -481,6 +481,8 @@ bool ferr_ignored(const struct scpu *c);
 void ferr_clear(struct scpu *c);
 
 /* run.c */
+/* INIT, start-up and NMI that other CPUs sent. */
+void run_lapic_events(struct scpu *c);
 /* One instruction with its debug traps and breakpoints. */
 void run_one(struct scpu *c);
 enum accel_exit soft_run(struct accel_vcpu *v, struct err *e);

@@ -237,6 +237,32 @@ static void test_watch_port(void **state)
 	assert_int_equal(ld_le64(rig.ram + 0x6800), 0x1009);
 }
 
+/* ---- events that wait while the vCPU is out ---- */
+
+/* What other CPUs sent is part of the state: INIT, start-up and NMI are not lost in a save. */
+static void test_events_saved(void **state)
+{
+	struct cpu_state *s = soft_rig_get(0);
+
+	cpu_state_reset(s, false, 0);
+	soft_rig_set(0, s);
+	assert_int_equal(soft_rig_get(0)->mp, CPU_MP_WAIT_SIPI);
+	lapic_post_sipi(&c->lapic, 0x12);
+	s = soft_rig_get(0);
+	assert_int_equal(s->mp, CPU_MP_RUN);
+	assert_int_equal(s->seg[X86_CS].base, 0x12000);
+	assert_int_equal(s->rip, 0);
+	lapic_post_event(&c->lapic, LAPIC_EV_NMI);
+	assert_int_equal(soft_rig_get(0)->ev.nmi_pending, 1);
+	lapic_post_event(&c->lapic, LAPIC_EV_INIT);
+	s = soft_rig_get(0);
+	assert_int_equal(s->mp, CPU_MP_WAIT_SIPI);
+	/* A state that is loaded replaces what waits too. */
+	lapic_post_sipi(&c->lapic, 0x12);
+	soft_rig_set(0, s);
+	assert_int_equal(soft_rig_get(0)->mp, CPU_MP_WAIT_SIPI);
+}
+
 /* ---- faults on the way into a handler ---- */
 
 static struct outcome {
@@ -408,6 +434,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_watch_block_end, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_watch_rep, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_watch_port, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_events_saved, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stack_error, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_mf, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_ferr, setup, teardown),
