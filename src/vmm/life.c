@@ -158,12 +158,15 @@ static void vmm_io_error(struct vmm *v, uint32_t value)
 		vmm_set_state(v, VMM_IO_ERROR);
 	/* Without a control socket nobody can say `cont`: look again until it works. */
 	if (!v->control) {
-		if (!v->retrying)
+		uint64_t now = clock_ns();
+
+		/* Once for each time that it lasts. */
+		if (!v->io_failed_ns || now - v->io_failed_ns > VMM_RETRY_NS * 3)
 			log_error("disk%u: %s; the VM waits and tries again every second", i,
 				  value & BOARD_IO_NOSPACE ? "no space left on the host's disk"
 							   : "I/O error");
-		v->retrying = true;
-		loop_timer_set(v->loop, &v->retry, clock_ns() + VMM_RETRY_NS);
+		v->io_failed_ns = now;
+		loop_timer_set(v->loop, &v->retry, now + VMM_RETRY_NS);
 	}
 }
 

@@ -72,9 +72,9 @@ struct vmm {
 	bool failed;
 	struct err fail;
 
-	/* A disk error without a control socket. */
+	/* A disk error without a control socket, and when the last one was; 0: never. */
 	struct loop_timer retry;
-	bool retrying;
+	uint64_t io_failed_ns;
 
 	struct loop_fd signals;
 	int signal_fd;
