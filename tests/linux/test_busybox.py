@@ -125,7 +125,7 @@ def full_disk_args(tmp_path):
     small.mkdir()
     wrapper = tmp_path / "in-small"
     wrapper.write_text(f"#!/bin/sh -e\nmount -t tmpfs -o size=3m tmpfs {small}\ntruncate -s 16M {small}/d.raw\n"
-                       f"(while [ ! -e {tmp_path}/grow ]; do sleep 0.1; done; mount -o remount,size=64m {small}) &\n"
+                       f"(while [ ! -e {tmp_path}/grow ]; do sleep 0.1; done; mount -o remount,size=64m {small}; touch {tmp_path}/grown) &\n"
                        f"exec {sampan.BIN}/sampan \"$@\"\n")
     wrapper.chmod(0o755)
     return small / "d.raw", wrapper
@@ -151,7 +151,8 @@ def test_full_disk_pauses_and_loses_nothing(tmp_path, control):
                 assert q.call("query-status")["status"] == "io-error"
                 assert q.call("query-block")[0]["io-status"] == "nospace"
                 (tmp_path / "grow").touch()
-                time.sleep(1)
+                while not (tmp_path / "grown").exists():
+                    vm.pump(0.1)
                 q.call("cont")
                 assert vm.expect(r"^([0-9a-f]{64})  -", 120)[1] == want
         else:
