@@ -151,7 +151,9 @@ def test_full_disk_pauses_and_loses_nothing(tmp_path, control):
                 assert q.call("query-status")["status"] == "io-error"
                 assert q.call("query-block")[0]["io-status"] == "nospace"
                 (tmp_path / "grow").touch()
+                end = time.monotonic() + 30
                 while not (tmp_path / "grown").exists():
+                    assert time.monotonic() < end
                     vm.pump(0.1)
                 q.call("cont")
                 assert vm.expect(r"^([0-9a-f]{64})  -", 120)[1] == want
