@@ -154,11 +154,6 @@ int json_parse(const char *text, size_t len, struct json_object **ret, struct er
 	return 0;
 }
 
-struct json_object *json_ref(struct json_object *v)
-{
-	return json_object_get(v);
-}
-
 void json_unref(struct json_object *v)
 {
 	json_object_put(v);

@@ -33,7 +33,6 @@ enum json_kind {
  * the place of the mistake; -E2BIG when it is nested deeper than JSON_DEPTH.
  */
 NODISCARD int json_parse(const char *text, size_t len, struct json_object **ret, struct err *e);
-struct json_object *json_ref(struct json_object *v);
 /* NULL is fine. */
 void json_unref(struct json_object *v);
 

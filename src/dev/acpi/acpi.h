@@ -57,7 +57,6 @@ struct acpi_pm;
 
 /* Claims ACPI_PM_PORTS ports at pm_base; SCI is IRQ_GSI_SCI, level-triggered. */
 NODISCARD int acpi_pm_new(struct acpi_pm **ret, struct board *b, uint16_t pm_base, struct err *e);
-struct dev *acpi_pm_dev(struct acpi_pm *p);
 /* The guest is asked to shut down; any thread.  False: its system does not listen (yet). */
 bool acpi_power_button(struct acpi_pm *p);
 /* Raise general purpose event n (0-15); any thread. */

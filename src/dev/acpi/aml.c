@@ -15,7 +15,6 @@ enum {
 	OP_BYTE = 0x0a,
 	OP_WORD = 0x0b,
 	OP_DWORD = 0x0c,
-	OP_STRING = 0x0d,
 	OP_QWORD = 0x0e,
 	OP_SCOPE = 0x10,
 	OP_BUFFER = 0x11,
@@ -124,12 +123,6 @@ void aml_int(struct aml *a, uint64_t v)
 	}
 	aml_byte(a, n == 1 ? OP_BYTE : n == 2 ? OP_WORD : n == 4 ? OP_DWORD : OP_QWORD);
 	aml_raw(a, n, v);
-}
-
-void aml_string(struct aml *a, const char *s)
-{
-	aml_byte(a, OP_STRING);
-	aml_bytes(a, s, strlen(s) + 1);
 }
 
 static unsigned hex_digit(char c)

@@ -38,7 +38,6 @@ void aml_raw(struct aml *a, unsigned n, uint64_t v);
 
 /* Data. */
 void aml_int(struct aml *a, uint64_t v);
-void aml_string(struct aml *a, const char *s);
 /* "PNP0A08" as the compressed id it stands for. */
 void aml_eisaid(struct aml *a, const char *id);
 void aml_buffer(struct aml *a, const void *p, size_t n);

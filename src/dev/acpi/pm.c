@@ -70,11 +70,6 @@ static struct acpi_pm *pm_of(struct dev *d)
 	return container_of(d, struct acpi_pm, dev);
 }
 
-struct dev *acpi_pm_dev(struct acpi_pm *p)
-{
-	return &p->dev;
-}
-
 /* The timer; dev.lock held. */
 
 static uint64_t pm_ticks(const struct acpi_pm *p)
