@@ -191,6 +191,9 @@ enum x86_msr {
 	X86_MSR_HWCR = 0xc0010015,
 	X86_MSR_VIRT_SPEC_CTRL = 0xc001011f,
 };
+/* MTRR_DEF_TYPE (SDM 3A 12.11.2.1). */
+#define X86_MTRR_ON BIT64(11)
+#define X86_MTRR_WB 6ull
 /* The TSC counts at the rate of P0, whatever the P-state. */
 #define X86_HWCR_TSC_FREQ_SEL BIT64(24)
 #define X86_APIC_BASE_BSP BIT64(8)

@@ -8,6 +8,7 @@
 #include "base/bug.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "cpu/x86.h"
 #include "machine/memmap.h"
 
 #include <errno.h>
@@ -243,6 +244,8 @@ static int machine_reset_vcpus(struct machine *m, struct err *e)
 
 	for (unsigned i = 0; i < m->o.spec->cpus && rc >= 0; i++) {
 		cpu_state_reset(s, i == 0, m->apic_id[i]);
+		/* Firmware sets it on every processor; off, all memory would be uncached. */
+		cpu_state_set_msr(s, X86_MSR_MTRR_DEF_TYPE, X86_MTRR_ON | X86_MTRR_WB);
 		if (i == 0)
 			rc = boot_place(m->boot, &m->gmem, s, e);
 		if (rc >= 0)
