@@ -1,7 +1,8 @@
 /*
  * The native oracle: `test_accel_oracle [CASES [MNEMONIC]]`; ORACLE_CASES is CASES too, SAMPAN_SEED
  * the seed ("random": another each time); ORACLE_BENCH=1 measures instead.  ORACLE_BRIEF=1 prints a
- * line for each difference, ORACLE_ALL=1 more than one of each form.  See oracle.h.
+ * line for each difference, ORACLE_ALL=1 more than one of each form; ORACLE_ENGINE=jit tests the
+ * translator instead of the interpreter.  See oracle.h.
  *
  * The child runs one batch natively while this process makes the next and runs it on soft; then all
  * states are compared.  The first differences are printed in full with the bytes of the case.
@@ -104,10 +105,13 @@ static bool is_decimal(unsigned form)
  * decimal adjustments, which 64-bit code does not have: there the undefined ones of insn.tab
  * (SDM 1 appendix A) may differ.
  */
-static uint64_t flags_mask(const struct orc_case *c)
+static uint64_t flags_mask(const struct orc_case *c, int vector)
 {
 	uint64_t all = X86_FL_STATUS | X86_FL_DF;
 
+	/* The translator does not keep those that nothing reads (docs/engine.md). */
+	if (orc_jit && c->ninsn > 1 && vector >= 0)
+		return X86_FL_DF;
 	return is_decimal(c->form) ? all & ~(uint64_t)insn_forms[c->form].fl_u : all;
 }
 
@@ -217,9 +221,41 @@ static bool in_asan_shadow(const struct orc_state *s)
 	       s->cr2 < 0x7fff8000 + (1ull << 44);
 }
 
+/*
+ * The translator does not keep flags that an instruction leaves undefined, and some CPUs leave
+ * alone (AMD's IMUL): in a sequence they may be others than natively.  Which are undefined at the
+ * end; ~0: one of them was read.
+ */
+static uint64_t undefined_flags(const struct orc_case *c)
+{
+	uint64_t u = 0;
+	struct insn i;
+
+	for (unsigned k = 0; k < c->ninsn; k++) {
+		if (soft_decode(c->code + c->off[k], 15, c->bits, &i) < 0)
+			return ~0ull;
+		const struct insn_form *f = &insn_forms[i.form];
+		if (u & f->fl_r)
+			return ~0ull;
+		u = (f->flags & INSF_FL_COND ? u : u & ~(uint64_t)f->fl_w) | f->fl_u;
+	}
+	return u & X86_FL_STATUS;
+}
+
+/*
+ * An indirect call to where no code can be: the translator has stored the return address, below the
+ * stack pointer, when it finds out.
+ */
+static bool call_nowhere(const struct orc_case *c, const struct orc_result *n)
+{
+	return orc_jit && insn_forms[c->form].sop == SOP_CALL && n->s.vector == X86_EXC_GP;
+}
+
 static const char *compare(const struct orc_case *c, struct orc_result *n, struct orc_result *s)
 {
-	if (in_asan_shadow(&s->s))
+	uint64_t undefined = orc_jit ? undefined_flags(c) : 0;
+
+	if (in_asan_shadow(&s->s) || undefined == ~0ull)
 		return NULL;
 	if (across_end(c, &n->s, &s->s))
 		return NULL;
@@ -235,7 +271,7 @@ static const char *compare(const struct orc_case *c, struct orc_result *n, struc
 		return "error code or CR2";
 	if (memcmp(n->s.gpr, s->s.gpr, sizeof(n->s.gpr)))
 		return "general registers";
-	if ((n->s.rflags ^ s->s.rflags) & flags_mask(c))
+	if ((n->s.rflags ^ s->s.rflags) & flags_mask(c, n->s.vector) & ~undefined)
 		return "flags";
 	if (memcmp(n->s.ymm, s->s.ymm, sizeof(n->s.ymm)))
 		return "vector registers";
@@ -243,7 +279,7 @@ static const char *compare(const struct orc_case *c, struct orc_result *n, struc
 		return "MXCSR";
 	if (!x87_same(n->s.fx, s->s.fx))
 		return "x87";
-	if (memcmp(n->mem, s->mem, ORC_MEM)) {
+	if (memcmp(n->mem, s->mem, ORC_MEM) && !call_nowhere(c, n)) {
 		blank_pointers(c, n);
 		blank_pointers(c, s);
 		if (memcmp(n->mem, s->mem, ORC_MEM))
@@ -407,6 +443,7 @@ int main(int argc, char **argv)
 	unsigned long cases = argc > 1 ? strtoul(argv[1], NULL, 0)
 			      : env    ? strtoul(env, NULL, 0)
 				       : CASES;
+	const char *engine = getenv("ORACLE_ENGINE");
 	uint64_t seed = seed_env ? strtoull(seed_env, NULL, 0) : 20261121;
 
 	if (seed_env && !strcmp(seed_env, "random"))
@@ -422,6 +459,8 @@ int main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	printf("# SAMPAN_SEED=%llu, %lu cases\n", (unsigned long long)seed, cases);
 	bool has16 = orc_native_ldt();
+
+	orc_jit = engine && !strcmp(engine, "jit");
 	child_start(&child, b);
 	orc_soft_init();
 	if (getenv("ORACLE_BENCH")) {
@@ -464,6 +503,8 @@ int main(int argc, char **argv)
 	       compared, insns,
 	       orc_gen_forms(g) + orc_gen_forms(g32) + (g16 ? orc_gen_forms(g16) : 0), faulted,
 	       differing);
+	if (orc_jit)
+		printf("  left to the interpreter: %lu\n", orc_not_translated());
 	for (unsigned k = 0; k < 32; k++)
 		if (fault_of[k])
 			printf("  exception %u: %lu\n", k, fault_of[k]);

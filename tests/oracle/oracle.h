@@ -115,6 +115,10 @@ void orc_native_init(void);
 void orc_native_run(const struct orc_case *c, struct orc_result *ret);
 
 /* soft.c: in the parent. */
+/* By the translator, not the interpreter. */
+extern bool orc_jit;
+/* Instructions that the translator left to the interpreter at a block's beginning. */
+unsigned long orc_not_translated(void);
 void orc_soft_init(void);
 void orc_soft_run(const struct orc_case *c, struct orc_result *ret);
 /* ns per instruction of small loops, printed. */

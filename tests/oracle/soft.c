@@ -5,6 +5,8 @@
  */
 #include "oracle.h"
 
+#include "accel/soft/code_int.h"
+#include "accel/soft/jit/jit_int.h"
 #include "accel/soft/sys_int.h"
 
 #include <stdio.h>
@@ -26,6 +28,11 @@ static struct scpu *cpu64, *cpu32, *cpu16, *cpu;
 static uint8_t *data;
 static struct insn block[ORC_INSNS + 2];
 static struct err er;
+/* The case's code in its page, and the block that decoding made of it, for the translator. */
+static uint8_t page[4096 + 16];
+static struct sblock *sb;
+bool orc_jit;
+static unsigned long not_translated;
 
 static void check(int rc)
 {
@@ -116,10 +123,14 @@ void orc_soft_init(void)
 	data = gmem_at(&ram, DATA_GPA, 0x1000 * ORC_DATA_PAGES);
 	for (unsigned k = 0; k < 0x1000; k++)
 		data[0x2000 + k] = (uint8_t)(k * 7);
+	sb = calloc(1, sizeof(*sb) + (ORC_INSNS + 2) * sizeof(block[0]));
+	if (!sb)
+		abort();
 	cpu64 = cpu_make(vm, 0, 64);
 	cpu32 = cpu_make(vm, 1, 32);
 	cpu16 = cpu_make(vm, 2, 16);
 	cpu = cpu64;
+	jit_thread(cpu);
 	sync_enter(cpu);
 }
 
@@ -130,6 +141,7 @@ static void use(struct scpu *c)
 		return;
 	sync_leave(cpu);
 	cpu = c;
+	jit_thread(cpu);
 	sync_enter(cpu);
 }
 
@@ -196,6 +208,73 @@ static void state_out(struct orc_state *s)
 		s->gpr[X86_RSP] = (uint16_t)s->gpr[X86_RSP];
 }
 
+/* ---- the translator ---- */
+
+/* A block of instructions from `from` on; what is before them did run. */
+static uint32_t translate(const struct orc_case *c, unsigned from, unsigned n)
+{
+	unsigned off = (c->rip & 4095) + block[from].off;
+
+	*sb = (struct sblock){
+		.off = (uint16_t)off,
+		.len = (uint16_t)(c->len - block[from].off),
+		.n = (uint16_t)(n - from),
+		.code_size = cpu->code_size,
+	};
+	memcpy(sb->insn, &block[from], (n - from + 1) * sizeof(block[0]));
+	for (unsigned k = 0; k <= n - from; k++) {
+		sb->insn[k].off = (uint16_t)(sb->insn[k].off - block[from].off);
+		if (sb->insn[k].base == SREG_RIP)
+			sb->insn[k].disp -= block[from].off;
+	}
+	if (jit_full(cpu))
+		jit_drop_all(cpu);
+	return jit_translate(cpu, sb, page, jit_mode(cpu));
+}
+
+/* From instruction k on: until it leaves, or the interpreter did one; true: go on with the next. */
+static bool translated(const struct orc_case *c, unsigned k, unsigned n)
+{
+	uint32_t j = translate(c, k, n);
+
+	cpu->rip = c->rip + block[k].off;
+	if (!j) {
+		struct insn one[2] = { block[k], { .fn = soft_block_end } };
+
+		one[1].off = (uint16_t)(one[0].off + one[0].len);
+		not_translated++;
+		one[0].fn(cpu, one);
+		return true;
+	}
+	__atomic_store_n(&cpu->exit_req, 0, __ATOMIC_RELAXED);
+	jit_forget_exit(cpu);
+	jit_go(cpu, j, jit_mode(cpu));
+	return cpu->jit_why == JWHY_INTERP;
+}
+
+static void run_all_translated(const struct orc_case *c, unsigned n)
+{
+	unsigned k = 0;
+
+	while (translated(c, k, n)) {
+		bool again = cpu->rip == c->rip + block[k].off;
+
+		/* The one after that which was interpreted, or the same, a string. */
+		while (k < n && c->rip + block[k].off != cpu->rip)
+			k++;
+		if (k == n || (again && insn_forms[block[k].form].class != INSC_STR))
+			return;
+		cpu->gpr[SREG_RIP] = c->rip;
+	}
+}
+
+static void run_translated(const struct orc_case *c, unsigned n)
+{
+	memcpy(page + (c->rip & 4095), c->code, c->len);
+	if (!setjmp(cpu->trap))
+		run_all_translated(c, n);
+}
+
 /* Until it leaves: a string instruction may want to be continued. */
 static void run_block(const struct orc_case *c)
 {
@@ -208,13 +287,22 @@ static void run_block(const struct orc_case *c)
 	while (string && cpu->rip == c->rip);
 }
 
+unsigned long orc_not_translated(void)
+{
+	return not_translated;
+}
+
 void orc_soft_run(const struct orc_case *c, struct orc_result *ret)
 {
 	use(c->bits == 64 ? cpu64 : c->bits == 32 ? cpu32 : cpu16);
 	state_in(&c->in);
 	mem_in(c->mem);
-	make_block(c->code, c->len);
-	run_block(c);
+	unsigned n = make_block(c->code, c->len);
+
+	if (orc_jit)
+		run_translated(c, n);
+	else
+		run_block(c);
 	state_out(&ret->s);
 	mem_out(ret->mem);
 }

@@ -22,8 +22,10 @@
  * An instruction that crosses a page, lies in MMIO, or ends behind the limit of CS is decoded alone
  * each time (code_step); so is everything while TF or an instruction breakpoint is on.
  */
+#include "accel/soft/code_int.h"
 #include "accel/soft/evex.h"
 #include "accel/soft/insn.h"
+#include "accel/soft/jit/jit.h"
 #include "accel/soft/mem.h"
 #include "accel/soft/sys_int.h"
 
@@ -42,25 +44,10 @@ enum {
 	/* Slow stores until a page is given back the first time; doubles each time. */
 	CODE_GIVE_BACK = 64,
 	CODE_GIVE_BACK_MAX_SHIFT = 12,
+	/* Times that a block is interpreted before it is translated. */
+	CODE_HOT = 2,
 };
 #define CODE_ARENA MIB(64)
-
-struct sblock {
-	/* In its bucket. */
-	struct sblock *next;
-	struct {
-		uint64_t rip;
-		struct sblock *b;
-	} succ[2];
-	/* Of the page in soft_shared.page. */
-	uint64_t index;
-	/* In the page. */
-	uint16_t off, len;
-	uint16_t n;
-	uint8_t code_size, pad[9];
-	struct insn insn[];
-};
-static_assert(sizeof(struct sblock) == 64, "instructions follow on a cache line");
 
 /* Blocks of one page by the line that they begin in. */
 struct cpage {
@@ -158,6 +145,7 @@ void code_drop_all(struct scpu *c)
 	k->last = k->chain = NULL;
 	k->patched = NULL;
 	memset(k->jc, 0, sizeof(k->jc));
+	jit_drop_all(c);
 	soft_host_reset(c->host);
 	k->stats.drops++;
 }
@@ -255,6 +243,8 @@ static bool code_kill(struct scpu *c, uint64_t index, unsigned from, unsigned to
 			*at = b->next;
 			running |= b == k->last;
 			b->insn[0].fn = code_dead;
+			if (b->jit)
+				jit_kill(c, b->jit);
 			k->stats.invalidations++;
 		}
 	}
@@ -463,7 +453,7 @@ static struct sblock *code_build(struct scpu *c, const struct sxt *t, unsigned o
 	if (k->used + sizeof(struct cpage) + sizeof(struct sblock) +
 			    (SOFT_BLOCK_MAX + 1) * sizeof(struct insn) >
 		    CODE_ARENA ||
-	    soft_host_full(c->host))
+	    soft_host_full(c->host) || (c->jit && jit_full(c)))
 		code_drop_all(c);
 
 	uint64_t drops = k->stats.drops;
@@ -544,6 +534,8 @@ static NOINLINE struct sblock *code_lookup(struct scpu *c, uint64_t rip, uint64_
 	const struct sxt *t = mmu_code(c, lin, &pa);
 	if (!t)
 		return NULL;
+	if (c->cpl < 3 && !(t->fl & SX_G))
+		jit_local_code(c);
 	struct sblock *b = code_in_page(k, t->index, lin & 4095, c->code_size);
 	if (!b)
 		b = code_build(c, t, lin & 4095);
@@ -593,6 +585,39 @@ static ALWAYS_INLINE struct sblock *code_next(struct scpu *c, struct soft_code *
 	return b;
 }
 
+void code_running(struct scpu *c, struct sblock *b)
+{
+	c->code->last = b;
+}
+
+/* Run it translated; false: it is interpreted once more. */
+static ALWAYS_INLINE bool code_translated(struct scpu *c, struct sblock *b)
+{
+	uint32_t mode = jit_mode(c), n;
+
+	if (!mode)
+		return false;
+	n = jit_find(c, b->jit, mode);
+	if (!n) {
+		if (b->runs < CODE_HOT) {
+			b->runs++;
+			return false;
+		}
+		/* It cannot be. */
+		if (b->runs > CODE_HOT)
+			return false;
+		const struct sxt *t = mmu_code_now(c, c->rip);
+		n = t && !jit_full(c) ? jit_translate(c, b, t->host, mode) : 0;
+		if (!n) {
+			b->runs++;
+			return false;
+		}
+	}
+	c->code->last = c->code->chain = NULL;
+	jit_go(c, n, mode);
+	return true;
+}
+
 void code_run(struct scpu *c)
 {
 	struct soft_code *k = c->code;
@@ -600,6 +625,7 @@ void code_run(struct scpu *c)
 
 	code_unpatch(k);
 	k->last = k->chain = NULL;
+	jit_forget_exit(c);
 	while (likely(!__atomic_load_n(&c->exit_req, __ATOMIC_RELAXED))) {
 		uint64_t rip = c->rip;
 		struct sblock *b = code_next(c, k, rip);
@@ -608,6 +634,8 @@ void code_run(struct scpu *c)
 			(void)code_step(c);
 			continue;
 		}
+		if (c->jit && code_translated(c, b))
+			continue;
 		c->gpr[SREG_RIP] = rip;
 		k->last = b;
 		k->chain = (struct sblock *)((uintptr_t)b & k->chain_mask);

@@ -492,6 +492,7 @@ static ALWAYS_INLINE int dec_insn(struct dec *d, unsigned avail, struct insn *i)
 {
 	const struct insn_root *root;
 	const struct insn_dec *dec;
+	unsigned tail;
 	bool ok;
 
 	insn_clear(i);
@@ -506,7 +507,11 @@ static ALWAYS_INLINE int dec_insn(struct dec *d, unsigned avail, struct insn *i)
 		return verdict(d->pos + undefined_imm(d->map), avail, -EILSEQ);
 	dec = &insn_dec[i->form];
 	i->opsize = dec_opsize(d, dec->osz);
+	tail = d->pos;
 	dec_imm(d, i, dec->imm);
+	i->tail = (uint8_t)(d->pos - tail);
+	i->enc = (uint8_t)((d->map < MAP_VEX ? d->map : d->map - MAP_VEX + 1) |
+			   d->pp << INSN_ENC_PP_SHIFT | (root->modrm ? INSN_ENC_MODRM : 0));
 	dec_regs(d, i, dec->flags);
 	ok = dec_legal(d, i, dec->flags);
 	i->len = (uint8_t)d->pos;

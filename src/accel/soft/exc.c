@@ -61,7 +61,7 @@ uint64_t soft_rflags_get(const struct scpu *c)
 
 void soft_irq_window(struct scpu *c)
 {
-	if (c->run->irq_waits)
+	if (c->irq_waits)
 		sync_set_req(c);
 }
 

@@ -546,7 +546,7 @@ void seg_iret(struct scpu *c, const struct insn *i)
 	 * message takes on its way gives real programs: a level that is held must not stop them for
 	 * ever.
 	 */
-	if (c->run->irq_waits && c->rflags & X86_FL_IF) {
+	if (c->irq_waits && c->rflags & X86_FL_IF) {
 		c->ev.shadow = X86_SHADOW_STI;
 		c->run->shadow_rip = c->rip;
 	}

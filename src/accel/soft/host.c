@@ -22,6 +22,7 @@
  * FIP, FDP and FOP read as 0.
  */
 #include "accel/soft/host_int.h"
+#include "accel/soft/jit/jit.h"
 #include "accel/soft/sys_int.h"
 
 #include "base/alloc.h"
@@ -67,6 +68,8 @@ static void host_signal(int sig, siginfo_t *info, void *ctx)
 {
 	greg_t *g = ((ucontext_t *)ctx)->uc_mcontext.gregs;
 
+	if (info->si_code > 0 && jit_signal(ctx))
+		return;
 	for (unsigned k = 0; k < HOST_STORES; k++) {
 		uint8_t *rx = __atomic_load_n(&host_rx[k], __ATOMIC_ACQUIRE);
 
@@ -390,7 +393,7 @@ static void host_load(struct scpu *c, const struct insn *i)
 	uint64_t lin = host_lin(c, i, st, false);
 	const struct stlb *t = &c->tlb->r[lin >> 12 & (STLB_SIZE - 1)];
 	if (likely((lin ^ t->tag) <= 4096u - st->mem_len)) {
-		p = (void *)(uintptr_t)(lin + t->addend);
+		p = stlb_at(t, lin);
 	} else {
 		p = c->host->bounce;
 		soft_ld_buf_lin(c, i, lin, p, st->mem_len);

@@ -65,7 +65,7 @@ static ALWAYS_INLINE uint64_t soft_ld_lin(struct scpu *c, const struct insn *i, 
 	/* lin ^ tag is the offset in the page on a hit and large otherwise. */
 	if (unlikely((lin ^ t->tag) > 4096 - size))
 		return soft_ld_slow(c, i, lin, size);
-	const void *p = (const void *)(uintptr_t)(lin + t->addend);
+	const void *p = stlb_at(t, lin);
 	switch (size) {
 	case 1:
 		return *(const volatile uint8_t *)p;
@@ -87,7 +87,7 @@ static ALWAYS_INLINE void soft_st_lin(struct scpu *c, const struct insn *i, uint
 		soft_st_slow(c, i, lin, size, v);
 		return;
 	}
-	void *p = (void *)(uintptr_t)(lin + t->addend);
+	void *p = stlb_at(t, lin);
 	switch (size) {
 	case 1:
 		*(volatile uint8_t *)p = (uint8_t)v;
@@ -123,6 +123,6 @@ static ALWAYS_INLINE void *soft_w_ptr(struct scpu *c, const struct insn *i, uint
 	const struct stlb *t = &c->tlb->w[lin >> 12 & (STLB_SIZE - 1)];
 
 	if (likely((lin ^ t->tag) <= 4096 - size))
-		return (void *)(uintptr_t)(lin + t->addend);
+		return stlb_at(t, lin);
 	return soft_w_slow(c, i, lin, size);
 }

@@ -278,7 +278,7 @@ static void mmu_fill_r(struct scpu *c, uint64_t lin, unsigned acc, const struct 
 	if (!map || mmu_is_apic(c, x->pa))
 		return;
 	uint64_t host = (uint64_t)(uintptr_t)map->host + (x->pa - map->gpa);
-	side_fill(m, &m->side[2 * mmu_side(acc)], lin, host - (lin & ~PAGE_MASK_), x->fl);
+	side_fill(m, &m->side[2 * mmu_side(acc)], lin, host, x->fl);
 }
 
 /* True: plain RAM, and there is a write translation now. */
@@ -305,7 +305,7 @@ static bool mmu_fill_w(struct scpu *c, uint64_t lin, unsigned acc, const struct 
 	}
 	map_mark(c, map, x->pa, 1);
 	uint64_t host = (uint64_t)(uintptr_t)map->host + (x->pa - map->gpa);
-	side_fill(m, &m->side[2 * mmu_side(acc) + 1], lin, host - (lin & ~PAGE_MASK_), x->fl);
+	side_fill(m, &m->side[2 * mmu_side(acc) + 1], lin, host, x->fl);
 	return true;
 }
 
@@ -417,7 +417,7 @@ uint64_t soft_sys_ld(struct scpu *c, const struct insn *i, uint64_t lin, unsigne
 	const struct stlb *t = &c->tlbs[SMMU_KERNEL].r[lin >> 12 & (STLB_SIZE - 1)];
 
 	if (likely((lin ^ t->tag) <= 4096 - size))
-		return ram_ld((const void *)(uintptr_t)(lin + t->addend), size);
+		return ram_ld(stlb_at(t, lin), size);
 	return mmu_ld_as(c, i, lin, size, 0);
 }
 
@@ -441,7 +441,7 @@ void *soft_w_slow(struct scpu *c, const struct insn *i, uint64_t lin, unsigned s
 		return assist_w_ptr(c, x.pa + (lin & PAGE_MASK_), size);
 	if (c->mmu->careful || !mmu_fill_w(c, lin, acc, &x))
 		return NULL;
-	return (void *)(uintptr_t)(lin + c->tlb->w[lin >> 12 & (STLB_SIZE - 1)].addend);
+	return stlb_at(&c->tlb->w[lin >> 12 & (STLB_SIZE - 1)], lin);
 }
 
 /* ---- longer pieces ---- */
@@ -564,4 +564,11 @@ const struct sxt *mmu_code(struct scpu *c, uint64_t lin, uint64_t *ret_pa)
 		return NULL;
 	xt_fill(c, t, lin, &x, map);
 	return t;
+}
+
+const struct sxt *mmu_code_now(const struct scpu *c, uint64_t lin)
+{
+	const struct sxt *t = &c->mmu->xt_now[lin >> 12 & (SOFT_XT - 1)];
+
+	return (lin & ~PAGE_MASK_) == t->tag ? t : NULL;
 }

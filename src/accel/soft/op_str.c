@@ -39,7 +39,7 @@ static ALWAYS_INLINE const void *str_src(const struct scpu *c, unsigned seg, uin
 
 	if (!(c->seg_rd >> seg & 1) || (lin ^ t->tag) > 4095)
 		return NULL;
-	return (const void *)(uintptr_t)(lin + t->addend);
+	return stlb_at(t, lin);
 }
 
 static ALWAYS_INLINE void *str_dst(const struct scpu *c, uint64_t ea)
@@ -49,7 +49,7 @@ static ALWAYS_INLINE void *str_dst(const struct scpu *c, uint64_t ea)
 
 	if (!(c->seg_wr >> X86_ES & 1) || (lin ^ t->tag) > 4095)
 		return NULL;
-	return (void *)(uintptr_t)(lin + t->addend);
+	return stlb_at(t, lin);
 }
 
 /* Leave for a while?  TF traps after each element (SDM 3B 17.3.1.4). */

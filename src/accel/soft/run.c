@@ -8,6 +8,7 @@
  * run_events() looks at all of them each time.
  */
 #include "accel/soft/insn.h"
+#include "accel/soft/jit/jit.h"
 #include "accel/soft/mem.h"
 #include "accel/soft/sys_int.h"
 
@@ -89,7 +90,7 @@ static bool run_nmi(struct scpu *c)
 	if (!c->ev.nmi_pending)
 		return false;
 	if (c->ev.nmi_masked || c->ev.shadow & X86_SHADOW_MOV_SS) {
-		c->run->irq_waits = true;
+		c->irq_waits = true;
 		return false;
 	}
 	c->ev.nmi_pending = 0;
@@ -103,7 +104,7 @@ static bool run_interrupts(struct scpu *c)
 {
 	struct irq_chips *chips = soft_vm(c)->chips;
 
-	c->run->irq_waits = false;
+	c->irq_waits = false;
 	if (c->mp == CPU_MP_WAIT_SIPI)
 		return false;
 	if (run_loaded_interrupt(c) || run_nmi(c))
@@ -113,7 +114,7 @@ static bool run_interrupts(struct scpu *c)
 	if (!ext && vector < 0)
 		return false;
 	if (!(c->rflags & X86_FL_IF) || c->ev.shadow) {
-		c->run->irq_waits = true;
+		c->irq_waits = true;
 		return false;
 	}
 	if (ext) {
@@ -219,7 +220,7 @@ static bool run_events(struct scpu *c)
 		return false;
 	}
 	/* What waits for a shadow gets its turn after one instruction. */
-	bool shadow = c->ev.shadow && (r->irq_waits || r->dr6_hits);
+	bool shadow = c->ev.shadow && (c->irq_waits || r->dr6_hits);
 	if (shadow || run_must_step(c)) {
 		sync_set_req(c);
 		run_one(c);
@@ -252,6 +253,7 @@ enum accel_exit soft_run(struct accel_vcpu *v, struct err *e)
 	struct soft_run *r = c->run;
 
 	r->exit = ACCEL_EXIT_SHUTDOWN;
+	jit_thread(c);
 	sync_enter(c);
 	sync_set_req(c);
 	r->trap_set = true;

@@ -7,6 +7,7 @@
  */
 #include "accel/soft/soft.h"
 
+#include "accel/soft/jit/jit.h"
 #include "accel/soft/sys_int.h"
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <x86intrin.h>
 
 /* ---- guest memory ---- */
@@ -312,8 +314,12 @@ static bool host_is_intel(void)
 
 static int soft_vm_new(const struct accel_opts *o, struct accel_vm **ret, struct err *e)
 {
-	if (o->engine_opts && o->engine_opts[0])
-		return err_set(e, EINVAL, "no option '%s' (there are none)", o->engine_opts);
+	bool jit = true;
+
+	if (o->engine_opts && !strcmp(o->engine_opts, "jit=off"))
+		jit = false;
+	else if (o->engine_opts && o->engine_opts[0] && strcmp(o->engine_opts, "jit=on"))
+		return err_set(e, EINVAL, "no option '%s': say jit=on or jit=off", o->engine_opts);
 	if (o->ncpus > SOFT_CPUS)
 		return err_set(e, EINVAL, "%u CPUs: at most %d", o->ncpus, SOFT_CPUS);
 	int rc = soft_host_init(e);
@@ -338,6 +344,7 @@ static int soft_vm_new(const struct accel_opts *o, struct accel_vm **ret, struct
 		soft_vm_free(&s->vm);
 		return rc;
 	}
+	s->shared->jit = jit;
 	s->vm.tsc_hz = s->shared->tsc_hz;
 	s->watch.wrote = soft_wrote;
 	o->gmem->watch = &s->watch;
@@ -346,6 +353,14 @@ static int soft_vm_new(const struct accel_opts *o, struct accel_vm **ret, struct
 }
 
 /* ---- vCPUs ---- */
+
+#define VCPU_BYTES (sizeof(struct scpu) + SJUMPS * sizeof(struct sjump))
+
+/* All vCPUs together, as far as each has enough for a kernel's hot paths. */
+static size_t jit_cache_size(unsigned ncpus)
+{
+	return MAX(MIB(64) / ncpus, MIB(8));
+}
 
 void soft_vcpu_parts_free(struct scpu *c)
 {
@@ -370,8 +385,9 @@ static void soft_vcpu_free(struct accel_vcpu *v)
 	unlock(&sh->timer_lock);
 	if (v->vm->vcpu[v->index] == v)
 		v->vm->vcpu[v->index] = NULL;
+	jit_free(c);
 	soft_vcpu_parts_free(c);
-	free(c);
+	munmap(c, VCPU_BYTES);
 }
 
 int soft_vcpu_parts(struct scpu *c, struct soft_shared *sh, struct err *e)
@@ -437,17 +453,20 @@ static int soft_vcpu_new(struct accel_vm *vm, unsigned index, struct accel_vcpu 
 			 struct err *e)
 {
 	struct soft_shared *sh = shared_of(vm);
-	struct scpu *c = aligned_alloc(64, align_up(sizeof(*c), 64));
+	/* Zeroed, and what is not touched is not there: the jump cache is large. */
+	struct scpu *c =
+		mmap(NULL, VCPU_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (!c)
+	if (c == MAP_FAILED)
 		return err_set(e, ENOMEM, "no memory for a vCPU");
-	memset(c, 0, sizeof(*c));
 	c->v.vm = vm;
 	c->v.index = index;
 	c->v.apic_id = index;
 	int rc = soft_vcpu_parts(c, sh, e);
 	if (rc >= 0)
 		rc = vcpu_cpuid(c, e);
+	if (rc >= 0 && sh->jit)
+		rc = jit_new(c, jit_cache_size(vm->o.ncpus), e);
 	if (rc >= 0)
 		rc = vcpu_power_on(c, e);
 	if (rc < 0) {
@@ -497,6 +516,7 @@ static void soft_stats(struct accel_vm *vm, char *ret, size_t size)
 	struct soft_shared *sh = shared_of(vm);
 	struct soft_run r = { 0 };
 	struct code_stats k = { 0 };
+	struct jit_stats t = { 0 };
 	uint64_t misses = 0, walks = 0, flushes = 0, pages = 0;
 
 	for (unsigned n = 0; n < sh->ncpu; n++) {
@@ -519,17 +539,31 @@ static void soft_stats(struct accel_vm *vm, char *ret, size_t size)
 		k.invalidations += s->invalidations;
 		k.drops += s->drops;
 		k.given_back += s->given_back;
+		if (!c->jit)
+			continue;
+		const struct jit_stats *u = jit_stats(c);
+		t.blocks += u->blocks;
+		t.insns += u->insns;
+		t.bytes += u->bytes;
+		t.entries += u->entries;
+		t.interps += u->interps;
+		t.links += u->links;
+		t.jumps += u->jumps;
 	}
 	snprintf(ret, size,
 		 "insns=%lu blocks=%lu interrupts=%lu exceptions=%lu halts=%lu tlb-misses=%lu "
 		 "walks=%lu flushes=%lu flushed-pages=%lu blocks-decoded=%lu insns-decoded=%lu "
-		 "invalidated=%lu drops=%lu given-back=%lu",
+		 "invalidated=%lu drops=%lu given-back=%lu translated-blocks=%lu "
+		 "translated-insns=%lu code-bytes=%lu entries=%lu interpreted=%lu links=%lu "
+		 "jumps=%lu",
 		 (unsigned long)r.insns, (unsigned long)r.blocks, (unsigned long)r.irqs,
 		 (unsigned long)r.excs, (unsigned long)r.halts, (unsigned long)misses,
 		 (unsigned long)walks, (unsigned long)flushes, (unsigned long)pages,
 		 (unsigned long)k.blocks_made, (unsigned long)k.insns_made,
 		 (unsigned long)k.invalidations, (unsigned long)k.drops,
-		 (unsigned long)k.given_back);
+		 (unsigned long)k.given_back, (unsigned long)t.blocks, (unsigned long)t.insns,
+		 (unsigned long)t.bytes, (unsigned long)t.entries, (unsigned long)t.interps,
+		 (unsigned long)t.links, (unsigned long)t.jumps);
 }
 
 const struct accel accel_soft = {

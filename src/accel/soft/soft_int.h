@@ -64,6 +64,15 @@ enum insn_flag {
 	INSN_SEG = 1 << 12,
 };
 
+/* insn.enc: opcode map (0 one byte, 1 0F, 2 0F 38, 3 0F 3A), mandatory prefix as VEX.pp has it, and
+ * is there a ModRM byte? */
+enum {
+	INSN_ENC_MAP = 3,
+	INSN_ENC_PP_SHIFT = 2,
+	INSN_ENC_PP = 3 << INSN_ENC_PP_SHIFT,
+	INSN_ENC_MODRM = 1 << 4,
+};
+
 /* One decoded instruction: a cache line. */
 struct insn {
 	insn_fn *fn;
@@ -98,7 +107,11 @@ struct insn {
 	uint8_t vvvv;
 	/* /is4 register of VEX forms. */
 	uint8_t is4;
-	uint8_t pad[3];
+	/* How it was encoded: INSN_ENC_*. */
+	uint8_t enc;
+	/* Immediate bytes, the last ones of the instruction. */
+	uint8_t tail;
+	uint8_t pad;
 };
 static_assert(sizeof(struct insn) == 64, "one cache line");
 
@@ -156,18 +169,37 @@ enum {
 	SMMUS = 3,
 };
 
-/* The linear page and what to add to a linear address in it to reach host memory.  An empty entry's
- * tag can match no address. */
+/* A linear page and where it is in host memory.  An empty entry's tag can match no address. */
 struct stlb {
 	uint64_t tag;
-	uint64_t addend;
+	uint64_t host;
 };
+
+/* Host address of lin, which hits t. */
+static inline void *stlb_at(const struct stlb *t, uint64_t lin)
+{
+	return (void *)(uintptr_t)(t->host + (lin ^ t->tag));
+}
 
 struct stlb_set {
 	struct stlb r[STLB_SIZE];
 	/* Only pages that are writable, dirty, logged, and hold no decoded code. */
 	struct stlb w[STLB_SIZE];
 };
+
+/* The translator's jump cache: where branches to `va` go in the mode and address space `id`. */
+struct sjump {
+	uint64_t va;
+	uint64_t page;
+	uint64_t code;
+	uint32_t id, pad;
+};
+
+enum {
+	SJUMPS = 4096,
+	SJUMP_SHIFT = 15,
+};
+#define SJUMP_MUL 0x9e3779b1u
 
 struct scpu {
 	struct accel_vcpu v;
@@ -197,6 +229,25 @@ struct scpu {
 	/* Set by any thread: look at `req` and interrupts before the next block. */
 	uint32_t exit_req;
 
+	/*
+	 * Of translated code (jit/): the number of the mode and address space that run, 0 while
+	 * exit_req is set; the linear address of the running block's page; do the host's vector
+	 * (x87) registers hold the guest's?  Why and with what it was left; the stack of who called
+	 * it; places for a moment; what it calls.
+	 */
+	uint32_t jit_id;
+	uint8_t jit_vec, jit_x87;
+	uint64_t jit_page;
+	uint32_t jit_why, jit_arg, jit_arg_high, jit_mxcsr0;
+	uint64_t jit_sp, jit_tmp[4];
+	struct scpu *jit_self;
+	void *jit_fill[3];
+	/* PAUSEs until the interpreter sees one; an interrupt waits until IF, the priority or the
+	 * shadow lets it in. */
+	uint32_t jit_pauses;
+	uint8_t irq_waits;
+	struct soft_jit *jit;
+
 	/* The set that the current privilege uses: &tlbs[mmu_index]. */
 	struct stlb_set *tlb;
 	uint8_t mmu_index;
@@ -204,6 +255,8 @@ struct scpu {
 	/* Vector registers, low half first; the x87/MMX part as an FXSAVE image (SDM 1 10.5.1). */
 	uint8_t ymm[16][32] __attribute__((aligned(64)));
 	uint8_t fx[512] __attribute__((aligned(64)));
+	/* Of the translator: XSAVE's header behind fx. */
+	uint8_t fx_hdr[64];
 	uint32_t mxcsr;
 
 	struct cpu_seg seg[6], ldt, tr;
@@ -236,6 +289,8 @@ struct scpu {
 	struct soft_run *run;
 	struct soft_mmu *mmu;
 	struct stlb_set tlbs[SMMUS];
+	/* SJUMPS of them where there is a translator. */
+	struct sjump jump[];
 };
 
 struct soft_vm {

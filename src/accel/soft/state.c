@@ -72,7 +72,7 @@ static void set_events(struct scpu *c, const struct cpu_state *s)
 	c->ev.shadow &= X86_SHADOW_STI | X86_SHADOW_MOV_SS;
 	c->ev.triple_fault = 0;
 	c->run->shadow_rip = s->rip;
-	c->run->irq_waits = false;
+	c->irq_waits = false;
 	c->run->dr6_hits = 0;
 	c->run->delivering = -1;
 	c->mp = s->mp <= CPU_MP_HALT ? s->mp : (uint8_t)CPU_MP_RUN;

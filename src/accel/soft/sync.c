@@ -17,6 +17,7 @@ static _Thread_local struct scpu *sync_self;
 void sync_set_req(struct scpu *c)
 {
 	__atomic_store_n(&c->exit_req, 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&c->jit_id, 0, __ATOMIC_SEQ_CST);
 }
 
 /* Answer what was asked about the translation cache; safe in the middle of an instruction. */

@@ -249,7 +249,8 @@ static void sys_pause(struct scpu *c, const struct insn *i)
 	};
 
 	sys_end(c, i);
-	if (++c->run->spins % SPINS == 0 && !c->run->assist && c->run->sh->ncpu > 1)
+	c->jit_pauses = SPINS;
+	if ((c->jit || ++c->run->spins % SPINS == 0) && !c->run->assist && c->run->sh->ncpu > 1)
 		sched_yield();
 }
 

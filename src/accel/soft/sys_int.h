@@ -89,6 +89,8 @@ struct soft_shared {
 	uint64_t npages;
 	struct spage *page;
 	bool logging;
+	/* Hot code is translated. */
+	bool jit;
 	/* Guest TSC = host TSC + this where no guest moved it; frequency.  Atomic. */
 	uint64_t tsc_offset, tsc_hz;
 	/* Timer thread: sleeps until the earliest deadline of a vCPU. */
@@ -209,8 +211,6 @@ struct soft_run {
 	bool ext;
 	/* The RIP at which ev.shadow holds. */
 	uint64_t shadow_rip;
-	/* An interrupt waits until IF, the priority or the shadow lets it in. */
-	bool irq_waits;
 	/* The x87 unit asserts FERR#; the board asserts IGNNE#.  Atomic. */
 	bool ferr, ignne;
 	/* In an exclusive section. */
@@ -302,6 +302,8 @@ bool mmu_phys_read(struct scpu *c, uint64_t pa, void *dst, unsigned len);
 bool mmu_phys_write(struct scpu *c, uint64_t pa, const void *src, unsigned len);
 /* Code at lin: never NULL for RAM and ROM; NULL: no memory (MMIO), *ret_pa says where.  Raises. */
 const struct sxt *mmu_code(struct scpu *c, uint64_t lin, uint64_t *ret_pa);
+/* The translation of the code that runs, which is at linear address lin; NULL: it is not at hand. */
+const struct sxt *mmu_code_now(const struct scpu *c, uint64_t lin);
 /* With the privilege given by acc (SACC_USER or 0), for stacks of another ring. */
 uint64_t mmu_ld_as(struct scpu *c, const struct insn *i, uint64_t lin, unsigned size, unsigned acc);
 void mmu_st_as(struct scpu *c, const struct insn *i, uint64_t lin, unsigned size, uint64_t v,

@@ -7,6 +7,7 @@
  * An address space is a number (asid): a PCID has one, and each flush of the space takes a new
  * number, which forgets all old entries at no cost.  Global pages are under a number of their own.
  */
+#include "accel/soft/jit/jit.h"
 #include "accel/soft/mmu_int.h"
 
 #include "base/alloc.h"
@@ -104,26 +105,6 @@ void mmu_debug_changed(struct scpu *c)
 	mmu_select(c);
 }
 
-/* ---- L1 ---- */
-
-void side_fill(struct soft_mmu *m, struct sside *s, uint64_t lin, uint64_t addend, unsigned fl)
-{
-	unsigned slot = lin >> 12 & (STLB_SIZE - 1);
-	unsigned g = fl & SX_G ? 1 : 0;
-	uint8_t in = s->fl[slot] & (SSLOT_IN0 | SSLOT_IN1);
-
-	if (!(in & SSLOT_IN0 << g)) {
-		s->list[g][s->n[g]++] = (uint16_t)slot;
-		in |= (uint8_t)(SSLOT_IN0 << g);
-	}
-	s->fl[slot] = in | (uint8_t)(fl & (SX_G | SX_LARGE | SX_HUGE));
-	s->t[slot] = (struct stlb){ .tag = lin & ~PAGE_MASK_, .addend = addend };
-	if (fl & SX_LARGE)
-		m->large_seen[lin >> 27 & 63] |= BIT64(lin >> 21 & 63);
-	if (fl & SX_HUGE)
-		m->huge_seen |= BIT64(lin >> 30 & 63);
-}
-
 static void side_flush(struct sside *s, unsigned g)
 {
 	for (unsigned k = 0; k < s->n[g]; k++) {
@@ -168,6 +149,7 @@ void mmu_drop_l1(struct scpu *c)
 	xt_flush(m, true);
 	memset(m->large_seen, 0, sizeof(m->large_seen));
 	m->huge_seen = 0;
+	jit_space_changed(c);
 	code_break_chain(c);
 }
 
@@ -200,18 +182,11 @@ void mmu_drop_w_page(struct scpu *c, uint64_t index)
 			for (unsigned j = 0; j < s->n[g]; j++) {
 				struct stlb *t = &s->t[s->list[g][j]];
 
-				if (t->tag + t->addend == host)
+				if (t->host == host)
 					*t = (struct stlb){ .tag = stlb_empty(s->list[g][j]) };
 			}
 		}
 	}
-}
-
-/* ---- L2 and address spaces ---- */
-
-static uint64_t l2_tag(uint64_t lin, unsigned shift, uint32_t asid)
-{
-	return (lin & 0xffffffffffffull) >> shift | (uint64_t)asid << 36;
 }
 
 static uint32_t asid_new(struct scpu *c)
@@ -226,37 +201,6 @@ static uint32_t asid_new(struct scpu *c)
 		m->asid_global = 1;
 	}
 	return ++m->asid_last;
-}
-
-/* Set of a page: bits 12-20, with some of the higher ones mixed in. */
-static unsigned l2_set(uint64_t lin)
-{
-	return (unsigned)(lin >> 12 ^ lin >> 21 ^ lin >> 39) & (SL2_SETS - 1);
-}
-
-static unsigned l2_large_slot(uint64_t lin)
-{
-	return (unsigned)(lin >> 21 ^ lin >> 31 ^ lin >> 39) & (SL2_LARGE - 1);
-}
-
-bool l2_find(const struct soft_mmu *m, uint64_t lin, struct sxlate *ret)
-{
-	const struct sl2 *set = m->l2[l2_set(lin)];
-	uint64_t tag = l2_tag(lin, 12, m->asid), gtag = l2_tag(lin, 12, m->asid_global);
-
-	for (unsigned w = 0; w < SL2_WAYS; w++) {
-		if (set[w].tag == tag || set[w].tag == gtag) {
-			*ret = (struct sxlate){ set[w].pa & ~PAGE_MASK_, set[w].pa & PAGE_MASK_ };
-			return true;
-		}
-	}
-	const struct sl2 *l = &m->large[l2_large_slot(lin)];
-	if (l->tag == l2_tag(lin, 21, m->asid) || l->tag == l2_tag(lin, 21, m->asid_global)) {
-		ret->pa = (l->pa & ~PAGE_MASK_) + (lin & 0x1ff000);
-		ret->fl = l->pa & PAGE_MASK_;
-		return true;
-	}
-	return false;
 }
 
 void l2_fill(struct soft_mmu *m, uint64_t lin, const struct sxlate *x)
@@ -298,6 +242,7 @@ void mmu_flush_page(struct scpu *c, uint64_t lin)
 	uint64_t page = lin & ~PAGE_MASK_;
 
 	m->flush_pages++;
+	jit_page_changed(c, lin);
 	for (unsigned s = 0; s < COUNT_OF(m->side); s++)
 		if (m->side[s].t[slot].tag == page)
 			m->side[s].t[slot].tag = stlb_empty(slot);
@@ -311,10 +256,12 @@ void mmu_flush_page(struct scpu *c, uint64_t lin)
 		xt_flush(m, true);
 		/* A 4 MiB page is two entries. */
 		l2_drop(m, lin ^ 0x200000);
+		jit_space_changed(c);
 	}
 	if (m->huge_seen & BIT64(lin >> 30 & 63)) {
 		for (unsigned s = 0; s < COUNT_OF(m->side); s++)
 			side_flush_piece(&m->side[s], lin, 30, SX_HUGE);
+		jit_space_changed(c);
 		xt_flush(m, true);
 		for (unsigned k = 0; k < SL2_LARGE; k++)
 			if (m->large[k].pa & SX_HUGE)
@@ -330,6 +277,7 @@ static void mmu_drop_l1_space(struct scpu *c)
 	for (unsigned s = 0; s < COUNT_OF(m->side); s++)
 		side_flush(&m->side[s], 0);
 	xt_flush(m, false);
+	jit_space_left(c);
 	code_break_chain(c);
 }
 
@@ -380,6 +328,7 @@ void mmu_invpcid(struct scpu *c, unsigned type, unsigned pcid, uint64_t lin)
 		} else if (m->asid_pcid[pcid]) {
 			uint32_t now = m->asid;
 
+			jit_space_changed(c);
 			m->asid = m->asid_pcid[pcid];
 			l2_drop(m, lin);
 			l2_drop(m, lin ^ 0x200000);

@@ -164,23 +164,6 @@ static enum walk_result walk_tables(struct scpu *c, uint64_t lin, struct walk *w
 	return walk_long(c, lin, pdpte & ADDR_MASK, 1, w);
 }
 
-/* SDM 3A 4.6.1: may this access use a translation with these rights? */
-static bool mmu_allowed(const struct scpu *c, unsigned fl, unsigned acc)
-{
-	if (acc & SACC_USER) {
-		if (!(fl & SX_U))
-			return false;
-		if (acc & SACC_X)
-			return fl & SX_X;
-		return !(acc & SACC_W) || fl & SX_W;
-	}
-	if (acc & SACC_X)
-		return fl & SX_X && !(fl & SX_U && c->cr4 & X86_CR4_SMEP);
-	if (fl & SX_U && c->cr4 & X86_CR4_SMAP && !(acc & SACC_AC))
-		return false;
-	return !(acc & SACC_W) || fl & SX_W || !(c->cr0 & X86_CR0_WP);
-}
-
 /* SDM 3A 4.7 */
 static uint32_t mmu_error(const struct scpu *c, unsigned acc, uint32_t why)
 {

@@ -1,0 +1,253 @@
+/*
+ * One block: which flags are live where, its instructions in order, its exits and cold parts.
+ */
+#include "accel/soft/jit/jit_int.h"
+
+#include "accel/soft/code_int.h"
+#include "accel/soft/ops.h"
+#include "base/bug.h"
+
+#include <string.h>
+
+struct jcold *jt_cold(struct jt *t, enum jcold_kind kind, uint8_t *from, uint32_t arg)
+{
+	BUG_ON(t->ncold == JT_COLDS);
+	t->cold[t->ncold] = (struct jcold){ .kind = kind, .from = from, .arg = arg };
+	return &t->cold[t->ncold++];
+}
+
+void jt_flags_mem(struct jt *t)
+{
+	if (t->fl_mem)
+		return;
+	BUG_ON(!t->fl_host);
+	jit_emit_save_flags(&t->b);
+	t->fl_mem = true;
+}
+
+void jt_flags_host(struct jt *t)
+{
+	if (t->fl_host)
+		return;
+	BUG_ON(!t->fl_mem);
+	jit_emit_load_flags(&t->b);
+	t->fl_host = true;
+}
+
+void jt_fault(struct jt *t, unsigned k)
+{
+	struct soft_jit *j = t->j;
+
+	j->fault[j->nfault++] =
+		(struct jfault){ (uint32_t)(t->b.p - j->rw), jit_desc(t->block, k, 0),
+				 t->fl_host && !t->fl_mem };
+}
+
+void jt_interp(struct jt *t, unsigned k)
+{
+	if (t->live_in)
+		jt_flags_mem(t);
+	e_mov_imm(&t->b, HR_T1, jit_desc(t->block, k, 0));
+	e_jmp(&t->b, t->j->rw + t->j->exit_interp);
+	t->ended = true;
+}
+
+/* ---- exits ---- */
+
+static void exit_here(struct jt *t, uint32_t exit)
+{
+	struct jexit *x = &t->j->exit[exit];
+
+	x->slot = t->b.p;
+	jit_exit_write(t->c, exit, 0);
+	t->b.p = x->slot + jit_slot_size(x);
+}
+
+void jt_exit(struct jt *t, unsigned k, int64_t target, uint8_t *from)
+{
+	struct soft_jit *j = t->j;
+	uint32_t n = j->nexit++;
+	int64_t at = (int64_t)t->insn[k].off;
+
+	j->exit[n] = (struct jexit){
+		.target = target,
+		.from = t->block,
+		.desc = jit_desc(t->block, k, 0),
+		.unsaved = !t->fl_mem,
+		.back = target <= at,
+	};
+	if (from)
+		jt_cold(t, JCOLD_EXIT, from, n);
+	else
+		exit_here(t, n);
+}
+
+/* ---- cold parts ---- */
+
+static void cold_fill(struct jt *t, const struct jcold *k)
+{
+	/* xor r10, gs:[r11 + tags]: the address again */
+	e_gs_r11(&t->b, 1, 0x33, HR_T0, k->tags);
+	e_mov_imm(&t->b, HR_T1, k->arg);
+	e_call(&t->b, t->j->rw + (k->kind == JCOLD_FILL_R ? t->j->fill_r : t->j->fill_w));
+	e_jmp(&t->b, k->back);
+}
+
+static void cold_emit(struct jt *t, const struct jcold *k)
+{
+	const struct soft_jit *j = t->j;
+
+	e_patch(k->from, t->b.p);
+	switch (k->kind) {
+	case JCOLD_FILL_R:
+	case JCOLD_FILL_W:
+		cold_fill(t, k);
+		break;
+	case JCOLD_INTERP:
+		e_mov_imm(&t->b, HR_T1, k->arg);
+		e_jmp(&t->b, j->rw + j->exit_interp);
+		break;
+	case JCOLD_EXIT:
+		exit_here(t, k->arg);
+		break;
+	case JCOLD_VEC:
+	case JCOLD_X87:
+		e_call(&t->b, j->rw + (k->kind == JCOLD_VEC ? j->load_vec : j->load_x87));
+		e_jmp(&t->b, k->back);
+		break;
+	}
+}
+
+/* ---- the block ---- */
+
+/* The instructions anew from their bytes; false: they are not what they were. */
+static bool block_decode(struct jt *t)
+{
+	const struct sblock *sb = t->sb;
+	unsigned at = sb->off, end = at + sb->len;
+
+	t->n = sb->n;
+	for (unsigned k = 0; k < t->n; k++) {
+		struct insn *i = &t->insn[k];
+		const struct insn *was = &sb->insn[k];
+		int len = at < end ? soft_decode(t->bytes + at, 4096 - at, t->c->code_size, i) : 0;
+
+		if (len <= 0) {
+			/* One that raises; the interpreter knows what. */
+			if (was->len || k != t->n - 1)
+				return false;
+			*i = (struct insn){ .off = (uint16_t)at };
+			return true;
+		}
+		if (len != was->len)
+			return false;
+		i->off = (uint16_t)at;
+		if (i->base == SREG_RIP)
+			i->disp += at;
+		at += (unsigned)len;
+	}
+	return true;
+}
+
+static void block_feats(struct scpu *c)
+{
+	struct soft_jit *j = c->jit;
+
+	for (unsigned f = 0; f < IFEATS && !j->feats_made; f++)
+		j->feat[f] = bind_feat(&c->v.cpuid, f);
+	j->feats_made = true;
+}
+
+/* Backwards: after each instruction, the status flags that may be read before they are written. */
+static void block_liveness(struct jt *t)
+{
+	unsigned live = X86_FL_STATUS;
+
+	for (unsigned k = t->n; k-- > 0;) {
+		const struct insn *i = &t->insn[k];
+		const struct insn_form *f = &insn_forms[i->form];
+		unsigned kill = f->flags & INSF_FL_COND ? 0 : f->fl_w | f->fl_u;
+
+		t->live[k] = (uint16_t)live;
+		live = (live & ~kill) | (f->fl_r & X86_FL_STATUS);
+		/* Others may look at them: who is jumped to, the interpreter. */
+		if (f->class == INSC_FLOW || !t->can[k])
+			live = X86_FL_STATUS;
+	}
+	t->live_in = live;
+}
+
+/* The registers that the block uses are in the units. */
+static void block_units(struct jt *t)
+{
+	bool vec = false, x87 = false;
+
+	for (unsigned k = 0; k < t->n && t->can[k]; k++) {
+		vec |= jit_uses_vec(&t->insn[k]);
+		x87 |= jit_uses_x87(&t->insn[k]);
+	}
+	for (unsigned u = 0; u < 2; u++) {
+		if (!(u ? x87 : vec))
+			continue;
+		/* cmp byte gs:[..], 0; je */
+		e_gs(&t->b, 0, 0x80, 7, u ? JOFF(jit_x87) : JOFF(jit_vec));
+		e1(&t->b, 0);
+		struct jcold *k =
+			jt_cold(t, u ? JCOLD_X87 : JCOLD_VEC, e_jcc(&t->b, E_CC_Z, NULL), 0);
+		k->back = t->b.p;
+	}
+}
+
+static void block_emit(struct jt *t)
+{
+	t->fl_host = false;
+	t->fl_mem = t->live_in;
+	block_units(t);
+	for (unsigned k = 0; k < t->n && !t->ended; k++) {
+		jit_gen(t, k);
+		t->live_in = t->live[k];
+	}
+	if (!t->ended)
+		jt_exit(t, t->n - 1, jt_next(t, t->n - 1), NULL);
+	for (unsigned k = 0; k < t->ncold; k++)
+		cold_emit(t, &t->cold[k]);
+}
+
+uint32_t jit_translate(struct scpu *c, struct sblock *sb, const uint8_t *page, uint32_t mode)
+{
+	struct soft_jit *j = c->jit;
+	struct jt t = { .c = c, .j = j, .sb = sb, .bytes = page, .mode = mode };
+	struct jblock *nb = &j->block[j->nblock];
+
+	t.is64 = mode & JM_64;
+	block_feats(c);
+	if (!block_decode(&t))
+		return 0;
+	for (unsigned k = 0; k < t.n; k++)
+		t.can[k] = jit_can(&t, &t.insn[k]);
+	block_liveness(&t);
+	/* A block of nothing that can be translated is better interpreted. */
+	if (!t.can[0])
+		return 0;
+	t.block = j->nblock++;
+	t.b = (struct jbuf){ j->rw + j->used, j->rx - j->rw };
+	*nb = (struct jblock){
+		.sb = sb,
+		.rw = t.b.p,
+		.mode = mode,
+		.off = (uint16_t)sb->off,
+		.needs_flags = t.live_in,
+	};
+	block_emit(&t);
+	nb->dead_off = (uint32_t)(t.b.p - j->rw);
+	e_mov_imm(&t.b, HR_T1, jit_desc(t.block, 0, 0));
+	e_jmp(&t.b, j->rw + j->exit_dead);
+	BUG_ON((size_t)(t.b.p - nb->rw) > JIT_BLOCK_BYTES);
+	j->used = ((size_t)(t.b.p - j->rw) + 15) & ~15ul;
+	nb->next = sb->jit;
+	sb->jit = t.block;
+	j->stats.blocks++;
+	j->stats.insns += t.n;
+	j->stats.bytes = j->used;
+	return t.block;
+}

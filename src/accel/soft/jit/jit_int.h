@@ -1,0 +1,266 @@
+/*
+ * The translator inside: its tables, register use, and what its files share.
+ *
+ * Host registers while translated code runs:
+ *	rax rcx rdx rbx rbp rsi rdi r8 r12-r15	the guest's of the same number
+ *	r9	the guest's rsp
+ *	r10 r11	scratch; the guest's r9, r10, r11 are in scpu.gpr
+ *	rsp	the C stack
+ *	gs	base: struct scpu
+ * Between two blocks the guest's status flags are in scpu.fl, unless the second one does not need
+ * them.  Inside a block they are in the host's RFLAGS or in scpu.fl or in both: struct jt knows.
+ * The vector registers and MXCSR hold the guest's while scpu.jit_vec is set, the x87 unit while
+ * scpu.jit_x87 is; otherwise they are in scpu and free for use.
+ */
+#pragma once
+
+#include "accel/soft/insn.h"
+#include "accel/soft/jit/emit.h"
+#include "accel/soft/jit/jit.h"
+#include "accel/soft/sys_int.h"
+
+enum {
+	HR_SP = X86_R9,
+	HR_T0 = X86_R10,
+	HR_T1 = X86_R11,
+	/* Blocks and exits of one vCPU. */
+	JIT_BLOCKS = 1 << 19,
+	JIT_EXITS = 1 << 20,
+	JIT_FAULTS = 1 << 19,
+	/* No block is longer, cold parts included. */
+	JIT_BLOCK_BYTES = 32 << 10,
+	JIT_THUNK_BYTES = 8 << 10,
+	JIT_IDS = 256,
+};
+
+/* The mode word. */
+enum {
+	JM_ON = 1 << 0,
+	JM_64 = 1 << 1,
+	JM_MMU_SHIFT = 2,
+	JM_MMU = 3 << JM_MMU_SHIFT,
+	JM_USER = 1 << 4,
+	JM_X87 = 1 << 5,
+	JM_SSE = 1 << 6,
+	JM_AVX = 1 << 7,
+	/* CR4.TSD has no effect. */
+	JM_TSC = 1 << 26,
+	/* Six bits each: what seg_rd and seg_wr say, and is the base 0? */
+	JM_RD_SHIFT = 8,
+	JM_WR_SHIFT = 14,
+	JM_BASE0_SHIFT = 20,
+};
+
+/* Why translated code was left: scpu.jit_why; scpu.jit_arg. */
+enum {
+	/* arg: an exit's number. */
+	JWHY_LINK,
+	/* arg: an access (jit_desc()): the instruction is done by the interpreter. */
+	JWHY_INTERP,
+	/* rip is set already. */
+	JWHY_JUMP,
+	/* An indirect branch whose target is in rip; arg: jit_desc(). */
+	JWHY_BRANCH,
+	/* arg: jit_desc(): the block died. */
+	JWHY_DEAD,
+};
+
+/* An instruction of a block, and log2 of an access's size. */
+static inline uint32_t jit_desc(uint32_t block, unsigned insn, unsigned size_log)
+{
+	return block << 10 | insn << 4 | size_log;
+}
+
+struct jblock {
+	struct sblock *sb;
+	/* Where it is entered. */
+	uint8_t *rw;
+	/* Where the entry is led when the block dies. */
+	uint32_t dead_off;
+	uint32_t mode;
+	/* Next translation of the same decoded block. */
+	uint32_t next;
+	/* First of the exits that are linked to this block. */
+	uint32_t in;
+	/* Offset in its page. */
+	uint16_t off;
+	/* Wants the guest's flags in scpu.fl. */
+	bool needs_flags;
+	bool dead;
+};
+
+/* A direct way out of a block. */
+struct jexit {
+	/* Target from the beginning of the block's page. */
+	int64_t target;
+	/* The code that is written anew as the exit is linked and unlinked. */
+	uint8_t *slot;
+	uint32_t from, to;
+	/* The branch. */
+	uint32_t desc;
+	/* Exits linked to the same block. */
+	uint32_t next_in;
+	/* The flags are in RFLAGS only. */
+	bool unsaved;
+	/* The target lies behind: the loop that this may close looks at exit_req here. */
+	bool back;
+};
+
+/* A host instruction that may fault on purpose. */
+struct jfault {
+	uint32_t code_off;
+	uint32_t desc;
+	/* scpu.fl is not up to date: the flags are in RFLAGS. */
+	bool fl_host;
+};
+
+/* Numbers of (mode, address space) pairs: who may use a link or a jump cache entry. */
+struct jid {
+	uint64_t key;
+	uint32_t id;
+};
+
+struct soft_jit {
+	/* The same bytes, writable and executable. */
+	uint8_t *rw, *rx;
+	size_t size, used;
+	struct jblock *block;
+	struct jexit *exit;
+	struct jfault *fault;
+	uint32_t nblock, nexit, nfault;
+	/* Exit that was taken and could be linked, and where it led; 0: none. */
+	uint32_t pending;
+	uint64_t pending_rip;
+	struct jid id[JIT_IDS];
+	/* The number in use, and the last one given. */
+	uint32_t last_id, last;
+	bool local_code;
+	/* Hashed linear pages that the jump cache or a link may lead to. */
+	uint64_t seen[64];
+	/* Thunks, offsets in the code. */
+	uint32_t enter, fill_r, fill_w, exit_link, exit_interp, exit_branch, exit_dead, jump, str,
+		load_vec, load_x87;
+	/* What the host has. */
+	bool bmi2, xsave;
+	/* Where blocks begin. */
+	size_t first;
+	/* CPUID features of the guest, by enum insn_feat; made when first wanted. */
+	bool feats_made, feat[IFEATS];
+	struct insn one[2] __attribute__((aligned(64)));
+	struct jit_stats stats;
+};
+
+#define JOFF(field) offsetof(struct scpu, field)
+
+static inline size_t joff_gpr(unsigned g)
+{
+	return JOFF(gpr) + 8ul * g;
+}
+
+/* thunk.c: writes all of them at the start of the code. */
+void jit_thunks(struct scpu *c);
+
+/* link.c: the exit's slot as it is to be now; to: 0 when it is not linked. */
+void jit_exit_write(struct scpu *c, uint32_t exit, uint32_t to);
+/* Bytes of a slot. */
+unsigned jit_slot_size(const struct jexit *x);
+void jit_link(struct scpu *c, uint32_t exit, uint32_t to);
+/* The number of the mode and address space that run. */
+uint32_t jit_id(struct scpu *c, uint32_t mode);
+/* RIP may be reached from translated code by this block. */
+void jit_jump_fill(struct scpu *c, uint32_t j);
+
+/* Pieces that thunks and blocks share. */
+void jit_emit_save_flags(struct jbuf *b);
+void jit_emit_load_flags(struct jbuf *b);
+/* Look r10 up in the jump cache and go; falls through, r10 unchanged, when it is not there. */
+void jit_emit_jump(struct jbuf *b);
+
+/* fill.c: host address of lin, whose translation is now in L1; 0: do it another way. */
+uint64_t jit_fill_r(struct scpu *c, uint64_t lin, uint32_t desc);
+uint64_t jit_fill_w(struct scpu *c, uint64_t lin, uint32_t desc);
+/* MOVS and STOS, up, with 64-bit addresses and flat segments; 0: the interpreter does (the rest of)
+ * it. */
+enum {
+	JSTR_LOG = 3,
+	JSTR_MOVS = 1 << 2,
+	JSTR_REP = 1 << 3,
+};
+uint64_t jit_str(struct scpu *c, uint64_t what, uint32_t desc);
+
+/* ---- block.c and gen.c: a translation in the making ---- */
+
+/* Something that is written behind the block's hot part. */
+struct jcold {
+	enum jcold_kind {
+		/* A translation cache miss: fill and go back. */
+		JCOLD_FILL_R,
+		JCOLD_FILL_W,
+		/* The interpreter does it. */
+		JCOLD_INTERP,
+		/* An exit's slot. */
+		JCOLD_EXIT,
+		/* The block's vector or x87 registers are not in the unit. */
+		JCOLD_VEC,
+		JCOLD_X87,
+	} kind;
+	/* The rel32 that comes here; where it goes back to. */
+	uint8_t *from, *back;
+	uint32_t arg;
+	/* Offset of the tags that were compared with. */
+	uint32_t tags;
+};
+
+enum {
+	JT_COLDS = 4 * SOFT_BLOCK_MAX + 8,
+};
+
+struct jt {
+	struct scpu *c;
+	struct soft_jit *j;
+	struct jbuf b;
+	uint32_t block, mode;
+	struct sblock *sb;
+	const uint8_t *bytes;
+	bool is64;
+	/* Instructions as they are encoded, not as bind.c changed them. */
+	unsigned n;
+	struct insn insn[SOFT_BLOCK_MAX];
+	/* Which can be translated. */
+	bool can[SOFT_BLOCK_MAX];
+	/* Flags that something may look at after each. */
+	uint16_t live[SOFT_BLOCK_MAX];
+	/* Flags live before the current one. */
+	unsigned live_in;
+	bool fl_host, fl_mem;
+	/* Written by block.c once an instruction ended the block. */
+	bool ended;
+	unsigned ncold;
+	struct jcold cold[JT_COLDS];
+};
+
+/* gen.c: can it be translated, or is it left to the interpreter? */
+bool jit_can(const struct jt *t, const struct insn *i);
+/* Does its code change the host's flags where the instruction itself does not? */
+void jit_gen(struct jt *t, unsigned k);
+bool jit_uses_vec(const struct insn *i);
+bool jit_uses_x87(const struct insn *i);
+
+/* block.c */
+struct jcold *jt_cold(struct jt *t, enum jcold_kind kind, uint8_t *from, uint32_t arg);
+/* The flags are in scpu.fl; in RFLAGS. */
+void jt_flags_mem(struct jt *t);
+void jt_flags_host(struct jt *t);
+/* A direct exit; from: the rel32 that goes to it, NULL: it is written here. */
+void jt_exit(struct jt *t, unsigned k, int64_t target, uint8_t *from);
+/* The address after instruction k, from the page's beginning. */
+static inline int64_t jt_next(const struct jt *t, unsigned k)
+{
+	const struct insn *i = &t->insn[k];
+
+	return (int64_t)i->off + i->len;
+}
+/* Leave for the interpreter. */
+void jt_interp(struct jt *t, unsigned k);
+/* The instruction whose code begins here may fault on the host. */
+void jt_fault(struct jt *t, unsigned k);

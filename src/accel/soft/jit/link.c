@@ -1,0 +1,214 @@
+/*
+ * From block to block: direct exits that are linked to their target once it is translated, the jump
+ * cache for everything else, and what happens when a block dies.
+ *
+ * An exit inside its page holds as long as both blocks live: the same translation of the page leads
+ * to both.  One to another page holds for one (mode, address space) number: it compares scpu.jit_id
+ * with the number that it was linked for, and takes the jump cache when they differ.  An entry of
+ * the jump cache is good for one number too.  Numbers are never used again, so what makes an old
+ * link wrong (another page at that address, other rights) only has to see to it that a new number
+ * is taken.
+ *
+ * jit_id is 0 while somebody wants the vCPU's attention (sync_set_req()), so links to other pages
+ * and the jump cache lead to C then; exits backwards inside a page look at exit_req themselves.
+ * Every cycle has one of the three.
+ */
+#include "accel/soft/jit/jit_int.h"
+
+#include "accel/soft/code_int.h"
+#include "base/bug.h"
+
+#include <string.h>
+
+enum {
+	/* The longest forms of jit_exit_write(). */
+	SLOT_SAVE = 22,
+	SLOT_NEAR = SLOT_SAVE + 36,
+	SLOT_FAR = SLOT_SAVE + 64,
+};
+
+static bool exit_near(const struct jexit *x)
+{
+	return x->target >= 0 && x->target < 4096;
+}
+
+unsigned jit_slot_size(const struct jexit *x)
+{
+	return exit_near(x) ? SLOT_NEAR : SLOT_FAR;
+}
+
+/* To C, to be linked. */
+static void slot_ask(const struct soft_jit *j, struct jbuf *b, uint32_t exit)
+{
+	e_mov_imm(b, HR_T1, exit);
+	e_jmp(b, j->rw + j->exit_link);
+}
+
+static void slot_near(const struct soft_jit *j, struct jbuf *b, uint32_t exit,
+		      const struct jblock *to)
+{
+	const struct jexit *x = &j->exit[exit];
+	uint8_t *ask = NULL;
+
+	if (x->unsaved && to->needs_flags)
+		jit_emit_save_flags(b);
+	if (x->back) {
+		/* cmp dword gs:[exit_req], 0; jne ask */
+		e_gs(b, 0, 0x83, 7, JOFF(exit_req));
+		e1(b, 0);
+		ask = e_jcc(b, E_CC_NZ, NULL);
+	}
+	e_jmp(b, to->rw);
+	if (ask) {
+		e_patch(ask, b->p);
+		slot_ask(j, b, exit);
+	}
+}
+
+static void slot_far(const struct scpu *c, struct jbuf *b, uint32_t exit, const struct jblock *to)
+{
+	const struct soft_jit *j = c->jit;
+	const struct jexit *x = &j->exit[exit];
+	bool is64 = to->mode & JM_64;
+
+	if (x->unsaved)
+		jit_emit_save_flags(b);
+	/* cmp dword gs:[jit_id], id; jne other */
+	e_gs(b, 0, 0x81, 7, JOFF(jit_id));
+	e4(b, j->last_id);
+	uint8_t *other = e_jcc(b, E_CC_NZ, NULL);
+	/* add gs:[jit_page], distance */
+	e_gs(b, is64, 0x81, 0, JOFF(jit_page));
+	e4(b, (uint32_t)(x->target & ~0xfffll));
+	e_jmp(b, to->rw);
+	e_patch(other, b->p);
+	/* mov r10, gs:[jit_page]; add r10, target; jmp jump */
+	e_gs(b, 1, 0x8b, HR_T0, JOFF(jit_page));
+	e_rr(b, is64, 0x81, 0, HR_T0);
+	e4(b, (uint32_t)x->target);
+	e_jmp(b, j->rw + j->jump);
+}
+
+void jit_exit_write(struct scpu *c, uint32_t exit, uint32_t to)
+{
+	struct soft_jit *j = c->jit;
+	const struct jexit *x = &j->exit[exit];
+	struct jbuf b = { x->slot, j->rx - j->rw };
+
+	if (!to) {
+		if (x->unsaved)
+			jit_emit_save_flags(&b);
+		slot_ask(j, &b, exit);
+	} else if (exit_near(x)) {
+		slot_near(j, &b, exit, &j->block[to]);
+	} else {
+		slot_far(c, &b, exit, &j->block[to]);
+	}
+	BUG_ON(b.p > x->slot + jit_slot_size(x));
+}
+
+void jit_link(struct scpu *c, uint32_t exit, uint32_t to)
+{
+	struct soft_jit *j = c->jit;
+	struct jexit *x = &j->exit[exit];
+	struct jblock *t = &j->block[to];
+
+	if (x->to || j->block[x->from].dead || j->block[x->from].mode != t->mode)
+		return;
+	if (t->off != (x->target & 4095) ||
+	    (exit_near(x) && t->sb->index != j->block[x->from].sb->index))
+		return;
+	x->to = to;
+	x->next_in = t->in;
+	t->in = exit;
+	jit_exit_write(c, exit, to);
+	j->stats.links++;
+}
+
+void jit_kill(struct scpu *c, uint32_t first)
+{
+	struct soft_jit *j = c->jit;
+
+	for (uint32_t n = first; n; n = j->block[n].next) {
+		struct jblock *t = &j->block[n];
+		struct jbuf b = { t->rw, j->rx - j->rw };
+
+		t->dead = true;
+		e_jmp(&b, j->rw + t->dead_off);
+		for (uint32_t e = t->in, next; e; e = next) {
+			next = j->exit[e].next_in;
+			j->exit[e].to = j->exit[e].next_in = 0;
+			jit_exit_write(c, e, 0);
+		}
+		t->in = 0;
+	}
+}
+
+/* ---- numbers ---- */
+
+static unsigned seen_slot(uint64_t lin)
+{
+	return (unsigned)(lin >> 12 ^ lin >> 24) & 4095;
+}
+
+void jit_space_changed(struct scpu *c)
+{
+	struct soft_jit *j = c->jit;
+
+	if (!j)
+		return;
+	memset(j->id, 0, sizeof(j->id));
+	memset(j->seen, 0, sizeof(j->seen));
+	j->local_code = false;
+}
+
+void jit_page_changed(struct scpu *c, uint64_t lin)
+{
+	const struct soft_jit *j = c->jit;
+	unsigned s = seen_slot(lin);
+
+	if (j && j->seen[s >> 6] >> (s & 63) & 1)
+		jit_space_changed(c);
+}
+
+void jit_space_left(struct scpu *c)
+{
+	if (c->jit && c->jit->local_code)
+		jit_space_changed(c);
+}
+
+void jit_local_code(struct scpu *c)
+{
+	if (c->jit)
+		c->jit->local_code = true;
+}
+
+uint32_t jit_id(struct scpu *c, uint32_t mode)
+{
+	struct soft_jit *j = c->jit;
+	uint32_t space = mode & JM_USER ? c->mmu->asid : c->mmu->asid_global;
+	uint64_t key = (uint64_t)space << 32 | mode;
+	struct jid *d = &j->id[(mode >> 4 ^ mode ^ space * 5) & (JIT_IDS - 1)];
+
+	if (unlikely(d->key != key)) {
+		d->key = key;
+		d->id = ++j->last;
+	}
+	return j->last_id = d->id;
+}
+
+void jit_jump_fill(struct scpu *c, uint32_t n)
+{
+	struct soft_jit *j = c->jit;
+	const struct jblock *t = &j->block[n];
+	uint32_t at = (uint32_t)c->rip * SJUMP_MUL >> SJUMP_SHIFT;
+	struct sjump *s = (struct sjump *)((uint8_t *)c->jump +
+					   (at & (SJUMPS - 1) * (uint32_t)sizeof(struct sjump)));
+	unsigned p = seen_slot(c->rip);
+
+	j->seen[p >> 6] |= 1ull << (p & 63);
+	*s = (struct sjump){ .va = c->rip,
+			     .page = c->rip - t->off,
+			     .code = (uint64_t)(uintptr_t)(t->rw + (j->rx - j->rw)),
+			     .id = j->last_id };
+}

@@ -1,0 +1,276 @@
+/*
+ * The fixed pieces of host code at the start of a vCPU's code cache: the way in from C and out to
+ * it, the refill of the translation cache, loads of the vector and x87 registers, the jump cache's
+ * look-up for exits that share one.
+ */
+#include "accel/soft/jit/jit_int.h"
+
+#include "accel/soft/host_int.h"
+
+/* Guest registers whose homes are host registers: guest number, host number. */
+static const uint8_t homes[][2] = {
+	{ X86_RAX, X86_RAX }, { X86_RCX, X86_RCX }, { X86_RDX, X86_RDX }, { X86_RBX, X86_RBX },
+	{ X86_RSP, HR_SP },   { X86_RBP, X86_RBP }, { X86_RSI, X86_RSI }, { X86_RDI, X86_RDI },
+	{ X86_R8, X86_R8 },   { X86_R12, X86_R12 }, { X86_R13, X86_R13 }, { X86_R14, X86_R14 },
+	{ X86_R15, X86_R15 },
+};
+
+/* Those that a C function may change, of homes[]. */
+static bool caller_saved(unsigned hr)
+{
+	return hr == X86_RAX || hr == X86_RCX || hr == X86_RDX || hr == X86_RSI || hr == X86_RDI ||
+	       hr == X86_R8 || hr == HR_SP;
+}
+
+static void emit_homes(struct jbuf *b, bool store, bool all)
+{
+	for (unsigned k = 0; k < COUNT_OF(homes); k++)
+		if (all || caller_saved(homes[k][1]))
+			e_gs(b, 1, store ? 0x89 : 0x8b, homes[k][1], joff_gpr(homes[k][0]));
+}
+
+void jit_emit_save_flags(struct jbuf *b)
+{
+	/* mov r11, rax; lahf; seto al; mov gs:[fl], ax; mov rax, r11 */
+	e_rr(b, 1, 0x89, X86_RAX, HR_T1);
+	E_STR(b, "\x9f\x0f\x90\xc0\x65\x66");
+	e_rm(b, 0, 0x89, X86_RAX, -1, -1, 0, (int32_t)JOFF(fl));
+	e_rr(b, 1, 0x89, HR_T1, X86_RAX);
+}
+
+void jit_emit_load_flags(struct jbuf *b)
+{
+	/* mov r11, rax; movzx eax, word gs:[fl]; add al, 0x7f; sahf; mov rax, r11 */
+	e_rr(b, 1, 0x89, X86_RAX, HR_T1);
+	e_gs(b, 0, 0x0fb7, X86_RAX, JOFF(fl));
+	E_STR(b, "\x04\x7f\x9e");
+	e_rr(b, 1, 0x89, HR_T1, X86_RAX);
+}
+
+/* vmovdqa, or movaps, of vector register n */
+static void emit_vec(struct jbuf *b, bool store, unsigned n)
+{
+	e1(b, 0x65);
+	if (host_facts.avx) {
+		e1(b, 0xc4);
+		e1(b, n < 8 ? 0xe1 : 0x61);
+		e1(b, 0x7d);
+		e1(b, store ? 0x7f : 0x6f);
+	} else {
+		if (n >= 8)
+			e1(b, 0x44);
+		e1(b, 0x0f);
+		e1(b, store ? 0x29 : 0x28);
+	}
+	e1(b, (n & 7) << 3 | 4);
+	e1(b, 0x25);
+	e4(b, (uint32_t)(JOFF(ymm) + 32ul * n));
+}
+
+/* ldmxcsr (2), stmxcsr (3) */
+static void emit_mxcsr(struct jbuf *b, unsigned which, size_t off)
+{
+	e_gs(b, 0, 0x0fae, which, off);
+}
+
+/* mov byte gs:[off], v */
+static void emit_set8(struct jbuf *b, size_t off, unsigned v)
+{
+	e_gs(b, 0, 0xc6, 0, off);
+	e1(b, v);
+}
+
+/* cmp byte gs:[off], 0 */
+static void emit_test8(struct jbuf *b, size_t off)
+{
+	e_gs(b, 0, 0x80, 7, off);
+	e1(b, 0);
+}
+
+static void emit_load_vec(struct jbuf *b)
+{
+	for (unsigned n = 0; n < 16; n++)
+		emit_vec(b, false, n);
+	emit_mxcsr(b, 2, JOFF(mxcsr));
+	emit_set8(b, JOFF(jit_vec), 1);
+	e1(b, 0xc3);
+}
+
+static void emit_save_vec(struct jbuf *b)
+{
+	for (unsigned n = 0; n < 16; n++)
+		emit_vec(b, true, n);
+	emit_mxcsr(b, 3, JOFF(mxcsr));
+	emit_mxcsr(b, 2, JOFF(jit_mxcsr0));
+	if (host_facts.avx)
+		E_STR(b, "\xc5\xf8\x77");
+	emit_set8(b, JOFF(jit_vec), 0);
+}
+
+/* XSAVE (4) or XRSTOR (5) of the x87 state alone; changes rax and rdx. */
+static void emit_xsave(struct jbuf *b, unsigned which)
+{
+	/* mov eax, 1; xor edx, edx */
+	E_STR(b, "\xb8\x01\0\0\0\x31\xd2");
+	e_gs(b, 1, 0x0fae, which, JOFF(fx));
+}
+
+static void emit_load_x87(struct jbuf *b)
+{
+	e_gs(b, 1, 0x89, X86_RAX, JOFF(jit_tmp[2]));
+	e_gs(b, 1, 0x89, X86_RDX, JOFF(jit_tmp[3]));
+	emit_set8(b, JOFF(fx_hdr), 1);
+	emit_xsave(b, 5);
+	e_gs(b, 1, 0x8b, X86_RAX, JOFF(jit_tmp[2]));
+	e_gs(b, 1, 0x8b, X86_RDX, JOFF(jit_tmp[3]));
+	emit_set8(b, JOFF(jit_x87), 1);
+	e1(b, 0xc3);
+}
+
+/* FOP, FIP and FDP, which are ours, become 0. */
+static void emit_save_x87(struct jbuf *b)
+{
+	emit_xsave(b, 4);
+	e1(b, 0x66);
+	e_gs(b, 0, 0xc7, 0, JOFF(fx) + 6);
+	E_STR(b, "\0\0");
+	for (unsigned k = 8; k <= 16; k += 8) {
+		e_gs(b, 1, 0xc7, 0, JOFF(fx) + k);
+		e4(b, 0);
+	}
+	/* fninit */
+	E_STR(b, "\xdb\xe3");
+	emit_set8(b, JOFF(jit_x87), 0);
+}
+
+/* struct jit way in: rdi: the vCPU, rsi: where to. */
+static void emit_enter(struct jbuf *b)
+{
+	/* push rbx, rbp, r12-r15; sub rsp, 8 */
+	E_STR(b, "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57\x48\x83\xec\x08");
+	e_gs(b, 1, 0x89, X86_RSP, JOFF(jit_sp));
+	e_rr(b, 1, 0x89, X86_RSI, HR_T1);
+	emit_homes(b, false, true);
+	/* jmp r11 */
+	E_STR(b, "\x41\xff\xe3");
+}
+
+/* Out to C; why is stored, r11: the argument. */
+static void emit_leave(struct jbuf *b)
+{
+	e_gs(b, 1, 0x89, HR_T1, JOFF(jit_arg));
+	emit_homes(b, true, true);
+	emit_test8(b, JOFF(jit_vec));
+	uint8_t *over = e_jcc(b, E_CC_Z, NULL);
+	emit_save_vec(b);
+	e_patch(over, b->p);
+	emit_test8(b, JOFF(jit_x87));
+	over = e_jcc(b, E_CC_Z, NULL);
+	emit_save_x87(b);
+	e_patch(over, b->p);
+	e_gs(b, 1, 0x8b, X86_RSP, JOFF(jit_sp));
+	E_STR(b, "\x48\x83\xc4\x08\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3");
+}
+
+/* mov dword gs:[jit_why], why; jmp leave */
+static void emit_why(struct jbuf *b, unsigned why, const uint8_t *leave)
+{
+	e_gs(b, 0, 0xc7, 0, JOFF(jit_why));
+	e4(b, why);
+	e_jmp(b, leave);
+}
+
+/* r10: linear address, r11: jit_desc(); returns with r10: host address, or leaves. */
+static void emit_fill(struct jbuf *b, size_t fn, const uint8_t *interp)
+{
+	e_gs(b, 1, 0x89, HR_T1, JOFF(jit_tmp[0]));
+	emit_homes(b, true, false);
+	/* mov rdi, self; mov rsi, r10; mov edx, r11d; sub rsp, 8; call; add rsp, 8; mov r10, rax */
+	e_gs(b, 1, 0x8b, X86_RDI, JOFF(jit_self));
+	e_rr(b, 1, 0x89, HR_T0, X86_RSI);
+	e_rr(b, 0, 0x89, HR_T1, X86_RDX);
+	E_STR(b, "\x48\x83\xec\x08");
+	e_gs(b, 0, 0xff, 2, fn);
+	E_STR(b, "\x48\x83\xc4\x08");
+	e_rr(b, 1, 0x89, X86_RAX, HR_T0);
+	emit_homes(b, false, false);
+	/* test r10, r10; je; ret */
+	e_rr(b, 1, 0x85, HR_T0, HR_T0);
+	uint8_t *none = e_jcc(b, E_CC_Z, NULL);
+	e1(b, 0xc3);
+	e_patch(none, b->p);
+	E_STR(b, "\x48\x83\xc4\x08");
+	e_gs(b, 1, 0x8b, HR_T1, JOFF(jit_tmp[0]));
+	e_jmp(b, interp);
+}
+
+/*
+ * Entries are struct sjump; the index is a product of the address' lower half.
+ *
+ *	imul r11d, r10d, M; shr r11d, 15; and r11d, (JUMPS - 1) * 32
+ *	cmp r10, [va]; jne out
+ *	mov r10d, [id]; cmp r10d, gs:[jit_id]; jne back
+ *	mov r10, [page]; mov gs:[jit_page], r10; jmp [code]
+ */
+void jit_emit_jump(struct jbuf *b)
+{
+	e_rr(b, 0, 0x69, HR_T1, HR_T0);
+	e4(b, SJUMP_MUL);
+	E_STR(b, "\x41\xc1\xeb");
+	e1(b, SJUMP_SHIFT);
+	E_STR(b, "\x41\x81\xe3");
+	e4(b, (SJUMPS - 1) * (uint32_t)sizeof(struct sjump));
+	e_gs_r11(b, 1, 0x3b, HR_T0, JOFF(jump) + offsetof(struct sjump, va));
+	uint8_t *out = e_jcc(b, E_CC_NZ, NULL);
+	e_gs_r11(b, 0, 0x8b, HR_T0, JOFF(jump) + offsetof(struct sjump, id));
+	e_gs(b, 0, 0x3b, HR_T0, JOFF(jit_id));
+	uint8_t *back = e_jcc(b, E_CC_NZ, NULL);
+	e_gs_r11(b, 1, 0x8b, HR_T0, JOFF(jump) + offsetof(struct sjump, page));
+	e_gs(b, 1, 0x89, HR_T0, JOFF(jit_page));
+	e_gs_r11(b, 0, 0xff, 4, JOFF(jump) + offsetof(struct sjump, code));
+	e_patch(back, b->p);
+	e_gs_r11(b, 1, 0x8b, HR_T0, JOFF(jump) + offsetof(struct sjump, va));
+	e_patch(out, b->p);
+}
+
+static uint32_t here(const struct soft_jit *j, const struct jbuf *b)
+{
+	return (uint32_t)(b->p - j->rw);
+}
+
+void jit_thunks(struct scpu *c)
+{
+	struct soft_jit *j = c->jit;
+	struct jbuf b = { j->rw, j->rx - j->rw };
+
+	j->enter = here(j, &b);
+	emit_enter(&b);
+	const uint8_t *leave = b.p;
+	emit_leave(&b);
+	j->exit_link = here(j, &b);
+	emit_why(&b, JWHY_LINK, leave);
+	j->exit_dead = here(j, &b);
+	emit_why(&b, JWHY_DEAD, leave);
+	const uint8_t *interp = b.p;
+	j->exit_interp = here(j, &b);
+	emit_why(&b, JWHY_INTERP, leave);
+	/* r10: the target */
+	j->exit_branch = here(j, &b);
+	e_gs(&b, 1, 0x89, HR_T0, JOFF(rip));
+	emit_why(&b, JWHY_BRANCH, leave);
+	j->jump = here(j, &b);
+	jit_emit_jump(&b);
+	e_gs(&b, 1, 0x89, HR_T0, JOFF(rip));
+	emit_why(&b, JWHY_JUMP, leave);
+	j->fill_r = here(j, &b);
+	emit_fill(&b, JOFF(jit_fill[0]), interp);
+	j->fill_w = here(j, &b);
+	emit_fill(&b, JOFF(jit_fill[1]), interp);
+	j->str = here(j, &b);
+	emit_fill(&b, JOFF(jit_fill[2]), interp);
+	j->load_vec = here(j, &b);
+	emit_load_vec(&b);
+	j->load_x87 = here(j, &b);
+	emit_load_x87(&b);
+	j->used = (here(j, &b) + 63u) & ~63u;
+}
