@@ -227,6 +227,8 @@ static uint32_t translate(const struct orc_case *c, unsigned from, unsigned n)
 		if (sb->insn[k].base == SREG_RIP)
 			sb->insn[k].disp -= block[from].off;
 	}
+	if (!jit_mode(cpu))
+		return 0;
 	if (jit_full(cpu))
 		jit_drop_all(cpu);
 	return jit_translate(cpu, sb, page, jit_mode(cpu));

@@ -241,7 +241,7 @@ struct scpu {
 	uint32_t jit_why, jit_arg, jit_arg_high, jit_mxcsr0;
 	uint64_t jit_sp, jit_tmp[4];
 	struct scpu *jit_self;
-	void *jit_fill[3];
+	void *jit_fill[5];
 	/* PAUSEs until the interpreter sees one; an interrupt waits until IF, the priority or the
 	 * shadow lets it in. */
 	uint32_t jit_pauses;

@@ -73,6 +73,7 @@ void jt_exit(struct jt *t, unsigned k, int64_t target, uint8_t *from)
 		.target = target,
 		.from = t->block,
 		.desc = jit_desc(t->block, k, 0),
+		.mode = t->mode,
 		.unsaved = !t->fl_mem,
 		.back = target <= at,
 	};
@@ -171,7 +172,7 @@ static void block_liveness(struct jt *t)
 		t->live[k] = (uint16_t)live;
 		live = (live & ~kill) | (f->fl_r & X86_FL_STATUS);
 		/* Others may look at them: who is jumped to, the interpreter. */
-		if (f->class == INSC_FLOW || !t->can[k])
+		if (f->class == INSC_FLOW || f->sop == SOP_SYSCALL || !t->can[k])
 			live = X86_FL_STATUS;
 	}
 	t->live_in = live;

@@ -181,3 +181,132 @@ uint64_t jit_str(struct scpu *c, uint64_t what, UNUSED uint32_t desc)
 	}
 	return 1;
 }
+
+/* ---- modes ---- */
+
+static uint32_t mode_units(const struct scpu *c)
+{
+	uint32_t m = 0;
+
+	if (c->cr0 & X86_CR0_TS)
+		return 0;
+	if (!(c->cr0 & X86_CR0_EM)) {
+		if (c->cr0 & X86_CR0_NE && c->jit->xsave)
+			m |= JM_X87;
+		if (c->cr4 & X86_CR4_OSFXSR)
+			m |= JM_SSE;
+	}
+	if (c->cr4 & X86_CR4_OSXSAVE &&
+	    (c->xcr0 & (X86_XCR0_SSE | X86_XCR0_AVX)) == (X86_XCR0_SSE | X86_XCR0_AVX))
+		m |= JM_AVX;
+	return m;
+}
+
+uint32_t jit_mode(const struct scpu *c)
+{
+	uint32_t m = JM_ON | (uint32_t)c->mmu_index << JM_MMU_SHIFT | mode_units(c);
+
+	if (!c->jit || c->mmu->careful || !soft_prot(c) || soft_vm86(c))
+		return 0;
+	if (c->cpl == 3)
+		m |= JM_USER;
+	else if (c->cr4 & X86_CR4_SMAP)
+		m |= JM_SMAP;
+	if (!c->cpl || !(c->cr4 & X86_CR4_TSD))
+		m |= JM_TSC;
+	if (soft_64(c)) {
+		/* Of FS and GS the base is always added. */
+		return m | JM_64 | 0x3f << JM_RD_SHIFT | 0x3f << JM_WR_SHIFT |
+		       0x0f << JM_BASE0_SHIFT;
+	}
+	if (c->code_size != 32 || c->sbase[X86_CS] || c->seg[X86_CS].limit != 0xffffffff ||
+	    c->sp_mask != 0xffffffff)
+		return 0;
+	m |= (uint32_t)c->seg_rd << JM_RD_SHIFT | (uint32_t)c->seg_wr << JM_WR_SHIFT;
+	for (unsigned s = 0; s < 6; s++)
+		if (!c->sbase[s])
+			m |= BIT(JM_BASE0_SHIFT + s);
+	return m;
+}
+
+uint32_t jit_id(struct scpu *c, uint32_t mode)
+{
+	struct soft_jit *j = c->jit;
+	uint32_t space = mode & JM_USER ? c->mmu->asid : c->mmu->asid_global;
+	/* Both halves of a STAC ... CLAC are one. */
+	mode &= ~(uint32_t)(SMMU_KERNEL_AC << JM_MMU_SHIFT);
+	uint64_t key = (uint64_t)space << 32 | mode;
+	struct jid *d = &j->id[(mode >> 4 ^ mode ^ space * 5) & (JIT_IDS - 1)];
+
+	if (unlikely(d->key != key)) {
+		d->key = key;
+		d->id = ++j->last;
+	}
+	return j->last_id = d->id;
+}
+
+/* ---- SYSCALL and SYSRET ---- */
+
+static struct cpu_seg flat_seg(uint16_t sel, uint32_t type, unsigned dpl)
+{
+	return (struct cpu_seg){
+		.sel = sel,
+		.limit = 0xffffffff,
+		.attr = type | SEG_S | dpl << SEG_DPL_SHIFT | SEG_P | SEG_G,
+	};
+}
+
+static void set_flags(struct scpu *c, uint64_t v)
+{
+	c->rflags = (v & ~(uint64_t)X86_FL_STATUS) | X86_FL_FIXED;
+	c->fl = (uint16_t)((v & 0xd5) << 8 | 0x200 | (v >> 11 & 1));
+}
+
+/* The privilege changed: what mmu_select() would do, and the number of the mode. */
+static void ring_changed(struct scpu *c, unsigned cpl)
+{
+	struct soft_mmu *m = c->mmu;
+	bool ac = !cpl && c->rflags & X86_FL_AC && c->cr4 & X86_CR4_SMAP;
+
+	c->cpl = (uint8_t)cpl;
+	c->mmu_index = cpl ? SMMU_USER : ac ? SMMU_KERNEL_AC : SMMU_KERNEL;
+	m->acc = cpl ? SACC_USER : ac ? SACC_AC : 0;
+	m->xt_now = m->xt[cpl ? 1 : 0];
+	c->tlb = &c->tlbs[c->mmu_index];
+	/* Against sync_set_req(): one of the two sees the other. */
+	__atomic_exchange_n(&c->jit_id, jit_id(c, jit_mode(c)), __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&c->exit_req, __ATOMIC_SEQ_CST))
+		__atomic_store_n(&c->jit_id, 0, __ATOMIC_SEQ_CST);
+}
+
+uint64_t jit_syscall(struct scpu *c, uint64_t next, UNUSED uint32_t desc)
+{
+	uint16_t sel = c->star >> 32 & 0xfffc;
+	uint64_t fl = c->rflags | (c->fl >> 8 & 0xd5) | (uint64_t)(c->fl & 1) << 11;
+
+	if (!(c->efer & X86_EFER_SCE) || !c->lstar || fl & (X86_FL_TF | X86_FL_RF) ||
+	    (fl & ~c->fmask & X86_FL_AC))
+		return 0;
+	c->gpr[X86_RCX] = c->jit_page + next;
+	c->gpr[X86_R11] = fl;
+	c->seg[X86_CS] = flat_seg(sel, 0xb | SEG_L, 0);
+	c->seg[X86_SS] = flat_seg((uint16_t)(sel + 8), 3 | SEG_DB, 0);
+	set_flags(c, fl & ~c->fmask);
+	ring_changed(c, 0);
+	return c->lstar;
+}
+
+uint64_t jit_sysret(struct scpu *c, UNUSED uint64_t zero, UNUSED uint32_t desc)
+{
+	uint16_t sel = c->star >> 48;
+	uint64_t rip = c->gpr[X86_RCX], fl = c->gpr[X86_R11] & 0x3c7fd5;
+
+	if (!(c->efer & X86_EFER_SCE) || !soft_canonical(rip) || !rip ||
+	    fl & (X86_FL_TF | X86_FL_AC) || (fl & X86_FL_IF && c->irq_waits))
+		return 0;
+	c->seg[X86_CS] = flat_seg((uint16_t)((sel + 16) | 3), 0xb | SEG_L, 3);
+	c->seg[X86_SS] = flat_seg((uint16_t)((sel + 8) | 3), 3 | SEG_DB, 3);
+	set_flags(c, fl);
+	ring_changed(c, 3);
+	return rip;
+}

@@ -275,6 +275,15 @@ static bool can_system(const struct jt *t, const struct insn *i, unsigned sop)
 		return t->mode & JM_TSC;
 	case SOP_PAUSE:
 		return true;
+	case SOP_SWAPGS:
+		return t->is64 && !(t->mode & JM_USER);
+	case SOP_STAC:
+	case SOP_CLAC:
+		return !(t->mode & JM_USER);
+	case SOP_SYSCALL:
+		return t->is64;
+	case SOP_SYSRET:
+		return t->is64 && !(t->mode & JM_USER) && i->opsize == 8;
 	default:
 		return false;
 	}
@@ -730,11 +739,6 @@ static void gen_bit_string(struct jt *t, unsigned k)
 	struct jbuf *b = &t->b;
 	unsigned w = i->opsize == 8, bits = w ? 6 : 5;
 
-	/* ZF is left alone, and the flags cannot be had back with no register free. */
-	if (t->live[k] & ~(f->fl_w | f->fl_u)) {
-		jt_interp(t, k);
-		return;
-	}
 	if (t->live_in)
 		jt_flags_mem(t);
 	gen_lin(t, i);
@@ -755,6 +759,12 @@ static void gen_bit_string(struct jt *t, unsigned k)
 		e_rr(b, 0, 0x8b, HR_T1, r);
 	e_rr(b, 0, 0x83, 4, HR_T1);
 	e1(b, i->opsize * 8u - 1);
+	/* ZF is left alone. */
+	if (t->live[k] & ~(f->fl_w | f->fl_u)) {
+		e_gs(b, 1, 0x89, HR_T1, JOFF(jit_tmp[1]));
+		jt_flags_host(t);
+		e_gs(b, 1, 0x8b, HR_T1, JOFF(jit_tmp[1]));
+	}
 	if (i->flags & INSN_LOCK)
 		e1(b, 0xf0);
 	e_rm(b, w, 0x0f00 | i->opcode, HR_T1, HR_T0, -1, 0, 0);
@@ -928,6 +938,47 @@ static void gen_pause(struct jt *t, unsigned k)
 	jt_cold(t, JCOLD_INTERP, e_jcc(&t->b, E_CC_S, NULL), jit_desc(t->block, k, 0));
 }
 
+static void gen_swapgs(struct jt *t)
+{
+	struct jbuf *b = &t->b;
+
+	e_gs(b, 1, 0x8b, HR_T0, JOFF(kernel_gs_base));
+	e_gs(b, 1, 0x8b, HR_T1, JOFF(sbase[X86_GS]));
+	e_gs(b, 1, 0x89, HR_T0, JOFF(sbase[X86_GS]));
+	e_gs(b, 1, 0x89, HR_T0, JOFF(seg[X86_GS].base));
+	e_gs(b, 1, 0x89, HR_T1, JOFF(kernel_gs_base));
+}
+
+/* STAC, CLAC: what follows in the block uses the other set of translations. */
+static void gen_ac(struct jt *t, bool on)
+{
+	struct jbuf *b = &t->b;
+	unsigned mmu = on ? SMMU_KERNEL_AC : SMMU_KERNEL;
+
+	gen_rflags(t, on ? 1 : 4, on ? X86_FL_AC : ~(uint32_t)X86_FL_AC);
+	if (!(t->mode & JM_SMAP))
+		return;
+	e_gs(b, 0, 0xc6, 0, JOFF(mmu_index));
+	e1(b, mmu);
+	e_gs(b, 1, 0x8b, HR_T0, JOFF(mmu));
+	e_rm(b, 0, 0xc7, 0, HR_T0, -1, 0, offsetof(struct soft_mmu, acc));
+	e4(b, on ? SACC_AC : 0);
+	e_gs(b, 1, 0x8b, HR_T0, JOFF(jit_self));
+	e_rm(b, 1, 0x8d, HR_T0, HR_T0, -1, 0, (int32_t)JOFF(tlbs[mmu]));
+	e_gs(b, 1, 0x89, HR_T0, JOFF(tlb));
+	t->mode = (t->mode & ~(uint32_t)JM_MMU) | mmu << JM_MMU_SHIFT;
+}
+
+/* SYSCALL, SYSRET */
+static void gen_ring(struct jt *t, unsigned k, bool in)
+{
+	e_mov_imm(&t->b, HR_T0, in ? (uint64_t)jt_next(t, k) : 0);
+	e_mov_imm(&t->b, HR_T1, jit_desc(t->block, k, 0));
+	e_call(&t->b, t->j->rw + (in ? t->j->syscall : t->j->sysret));
+	e_jmp(&t->b, t->j->rw + t->j->jump);
+	t->ended = true;
+}
+
 static void gen_system(struct jt *t, unsigned k)
 {
 	unsigned sop = insn_forms[t->insn[k].form].sop;
@@ -949,6 +1000,17 @@ static void gen_system(struct jt *t, unsigned k)
 	case SOP_PAUSE:
 		gen_pause(t, k);
 		break;
+	case SOP_SWAPGS:
+		gen_swapgs(t);
+		break;
+	case SOP_STAC:
+	case SOP_CLAC:
+		gen_ac(t, sop == SOP_STAC);
+		break;
+	case SOP_SYSCALL:
+	case SOP_SYSRET:
+		gen_ring(t, k, sop == SOP_SYSCALL);
+		break;
 	default:
 		gen_rdtsc(t, sop == SOP_RDTSCP);
 		break;
@@ -965,7 +1027,7 @@ static int64_t branch_target(const struct jt *t, unsigned k)
 /* Leave for the address in r10. */
 static void gen_indirect(struct jt *t, unsigned k)
 {
-	jit_emit_jump(&t->b);
+	jit_emit_jump(&t->b, jit_is_ac(t->mode));
 	e_mov_imm(&t->b, HR_T1, jit_desc(t->block, k, 0));
 	e_jmp(&t->b, t->j->rw + t->j->exit_branch);
 	t->ended = true;

@@ -193,6 +193,8 @@ int jit_new(struct scpu *c, size_t cache, struct err *e)
 	c->jit_fill[0] = (void *)jit_fill_r;
 	c->jit_fill[1] = (void *)jit_fill_w;
 	c->jit_fill[2] = (void *)jit_str;
+	c->jit_fill[3] = (void *)jit_syscall;
+	c->jit_fill[4] = (void *)jit_sysret;
 	c->jit_mxcsr0 = 0x1f80;
 	jit_thunks(c);
 	BUG_ON(j->used > JIT_THUNK_BYTES);
@@ -252,51 +254,6 @@ bool jit_full(const struct scpu *c)
 const struct jit_stats *jit_stats(const struct scpu *c)
 {
 	return &c->jit->stats;
-}
-
-/* ---- modes ---- */
-
-static uint32_t mode_units(const struct scpu *c)
-{
-	uint32_t m = 0;
-
-	if (c->cr0 & X86_CR0_TS)
-		return 0;
-	if (!(c->cr0 & X86_CR0_EM)) {
-		if (c->cr0 & X86_CR0_NE && c->jit->xsave)
-			m |= JM_X87;
-		if (c->cr4 & X86_CR4_OSFXSR)
-			m |= JM_SSE;
-	}
-	if (c->cr4 & X86_CR4_OSXSAVE &&
-	    (c->xcr0 & (X86_XCR0_SSE | X86_XCR0_AVX)) == (X86_XCR0_SSE | X86_XCR0_AVX))
-		m |= JM_AVX;
-	return m;
-}
-
-uint32_t jit_mode(const struct scpu *c)
-{
-	uint32_t m = JM_ON | (uint32_t)c->mmu_index << JM_MMU_SHIFT | mode_units(c);
-
-	if (!c->jit || c->mmu->careful || !soft_prot(c) || soft_vm86(c))
-		return 0;
-	if (c->cpl == 3)
-		m |= JM_USER;
-	if (!c->cpl || !(c->cr4 & X86_CR4_TSD))
-		m |= JM_TSC;
-	if (soft_64(c)) {
-		/* Of FS and GS the base is always added. */
-		return m | JM_64 | 0x3f << JM_RD_SHIFT | 0x3f << JM_WR_SHIFT |
-		       0x0f << JM_BASE0_SHIFT;
-	}
-	if (c->code_size != 32 || c->sbase[X86_CS] || c->seg[X86_CS].limit != 0xffffffff ||
-	    c->sp_mask != 0xffffffff)
-		return 0;
-	m |= (uint32_t)c->seg_rd << JM_RD_SHIFT | (uint32_t)c->seg_wr << JM_WR_SHIFT;
-	for (unsigned s = 0; s < 6; s++)
-		if (!c->sbase[s])
-			m |= BIT(JM_BASE0_SHIFT + s);
-	return m;
 }
 
 uint32_t jit_find(const struct scpu *c, uint32_t first, uint32_t mode)

@@ -45,6 +45,8 @@ enum {
 	JM_AVX = 1 << 7,
 	/* CR4.TSD has no effect. */
 	JM_TSC = 1 << 26,
+	/* Supervisor, and CR4.SMAP: EFLAGS.AC chooses the MMU index. */
+	JM_SMAP = 1 << 27,
 	/* Six bits each: what seg_rd and seg_wr say, and is the base 0? */
 	JM_RD_SHIFT = 8,
 	JM_WR_SHIFT = 14,
@@ -64,6 +66,18 @@ enum {
 	/* arg: jit_desc(): the block died. */
 	JWHY_DEAD,
 };
+
+/* With EFLAGS.AC set under SMAP? */
+static inline bool jit_is_ac(uint32_t mode)
+{
+	return (mode >> JM_MMU_SHIFT & 3) == SMMU_KERNEL_AC;
+}
+
+/* As what the jump cache knows va: code between STAC and CLAC has entries of its own. */
+static inline uint64_t jit_jump_va(uint32_t mode, uint64_t va)
+{
+	return jit_is_ac(mode) ? va ^ 1ull << 63 : va;
+}
 
 /* An instruction of a block, and log2 of an access's size. */
 static inline uint32_t jit_desc(uint32_t block, unsigned insn, unsigned size_log)
@@ -96,6 +110,8 @@ struct jexit {
 	/* The code that is written anew as the exit is linked and unlinked. */
 	uint8_t *slot;
 	uint32_t from, to;
+	/* In which it goes on. */
+	uint32_t mode;
 	/* The branch. */
 	uint32_t desc;
 	/* Exits linked to the same block. */
@@ -138,8 +154,8 @@ struct soft_jit {
 	/* Hashed linear pages that the jump cache or a link may lead to. */
 	uint64_t seen[64];
 	/* Thunks, offsets in the code. */
-	uint32_t enter, fill_r, fill_w, exit_link, exit_interp, exit_branch, exit_dead, jump, str,
-		load_vec, load_x87;
+	uint32_t enter, fill_r, fill_w, exit_link, exit_interp, exit_branch, exit_dead, jump, jump_ac, str,
+		syscall, sysret, load_vec, load_x87;
 	/* What the host has. */
 	bool bmi2, xsave;
 	/* Where blocks begin. */
@@ -174,7 +190,7 @@ void jit_jump_fill(struct scpu *c, uint32_t j);
 void jit_emit_save_flags(struct jbuf *b);
 void jit_emit_load_flags(struct jbuf *b);
 /* Look r10 up in the jump cache and go; falls through, r10 unchanged, when it is not there. */
-void jit_emit_jump(struct jbuf *b);
+void jit_emit_jump(struct jbuf *b, bool ac);
 
 /* fill.c: host address of lin, whose translation is now in L1; 0: do it another way. */
 uint64_t jit_fill_r(struct scpu *c, uint64_t lin, uint32_t desc);
@@ -187,6 +203,10 @@ enum {
 	JSTR_REP = 1 << 3,
 };
 uint64_t jit_str(struct scpu *c, uint64_t what, uint32_t desc);
+/* SYSCALL, whose next instruction is at `next` of its page, and 64-bit SYSRET: where it goes on; 0:
+ * the interpreter does it. */
+uint64_t jit_syscall(struct scpu *c, uint64_t next, uint32_t desc);
+uint64_t jit_sysret(struct scpu *c, uint64_t zero, uint32_t desc);
 
 /* ---- block.c and gen.c: a translation in the making ---- */
 

@@ -86,7 +86,7 @@ static void slot_far(const struct scpu *c, struct jbuf *b, uint32_t exit, const 
 	e_gs(b, 1, 0x8b, HR_T0, JOFF(jit_page));
 	e_rr(b, is64, 0x81, 0, HR_T0);
 	e4(b, (uint32_t)x->target);
-	e_jmp(b, j->rw + j->jump);
+	e_jmp(b, j->rw + (jit_is_ac(x->mode) ? j->jump_ac : j->jump));
 }
 
 void jit_exit_write(struct scpu *c, uint32_t exit, uint32_t to)
@@ -113,7 +113,7 @@ void jit_link(struct scpu *c, uint32_t exit, uint32_t to)
 	struct jexit *x = &j->exit[exit];
 	struct jblock *t = &j->block[to];
 
-	if (x->to || j->block[x->from].dead || j->block[x->from].mode != t->mode)
+	if (x->to || j->block[x->from].dead || x->mode != t->mode)
 		return;
 	if (t->off != (x->target & 4095) ||
 	    (exit_near(x) && t->sb->index != j->block[x->from].sb->index))
@@ -183,20 +183,6 @@ void jit_local_code(struct scpu *c)
 		c->jit->local_code = true;
 }
 
-uint32_t jit_id(struct scpu *c, uint32_t mode)
-{
-	struct soft_jit *j = c->jit;
-	uint32_t space = mode & JM_USER ? c->mmu->asid : c->mmu->asid_global;
-	uint64_t key = (uint64_t)space << 32 | mode;
-	struct jid *d = &j->id[(mode >> 4 ^ mode ^ space * 5) & (JIT_IDS - 1)];
-
-	if (unlikely(d->key != key)) {
-		d->key = key;
-		d->id = ++j->last;
-	}
-	return j->last_id = d->id;
-}
-
 void jit_jump_fill(struct scpu *c, uint32_t n)
 {
 	struct soft_jit *j = c->jit;
@@ -205,9 +191,10 @@ void jit_jump_fill(struct scpu *c, uint32_t n)
 	struct sjump *s = (struct sjump *)((uint8_t *)c->jump +
 					   (at & (SJUMPS - 1) * (uint32_t)sizeof(struct sjump)));
 	unsigned p = seen_slot(c->rip);
+	uint64_t va = jit_jump_va(t->mode, c->rip);
 
 	j->seen[p >> 6] |= 1ull << (p & 63);
-	*s = (struct sjump){ .va = c->rip,
+	*s = (struct sjump){ .va = va,
 			     .page = c->rip - t->off,
 			     .code = (uint64_t)(uintptr_t)(t->rw + (j->rx - j->rw)),
 			     .id = j->last_id };

@@ -204,6 +204,12 @@ static void emit_fill(struct jbuf *b, size_t fn, const uint8_t *interp)
 	e_jmp(b, interp);
 }
 
+/* btc r10, 63: jit_jump_va() */
+static void emit_flip(struct jbuf *b)
+{
+	E_STR(b, "\x49\x0f\xba\xfa\x3f");
+}
+
 /*
  * Entries are struct sjump; the index is a product of the address' lower half.
  *
@@ -212,7 +218,7 @@ static void emit_fill(struct jbuf *b, size_t fn, const uint8_t *interp)
  *	mov r10d, [id]; cmp r10d, gs:[jit_id]; jne back
  *	mov r10, [page]; mov gs:[jit_page], r10; jmp [code]
  */
-void jit_emit_jump(struct jbuf *b)
+void jit_emit_jump(struct jbuf *b, bool ac)
 {
 	e_rr(b, 0, 0x69, HR_T1, HR_T0);
 	e4(b, SJUMP_MUL);
@@ -220,6 +226,8 @@ void jit_emit_jump(struct jbuf *b)
 	e1(b, SJUMP_SHIFT);
 	E_STR(b, "\x41\x81\xe3");
 	e4(b, (SJUMPS - 1) * (uint32_t)sizeof(struct sjump));
+	if (ac)
+		emit_flip(b);
 	e_gs_r11(b, 1, 0x3b, HR_T0, JOFF(jump) + offsetof(struct sjump, va));
 	uint8_t *out = e_jcc(b, E_CC_NZ, NULL);
 	e_gs_r11(b, 0, 0x8b, HR_T0, JOFF(jump) + offsetof(struct sjump, id));
@@ -231,6 +239,8 @@ void jit_emit_jump(struct jbuf *b)
 	e_patch(back, b->p);
 	e_gs_r11(b, 1, 0x8b, HR_T0, JOFF(jump) + offsetof(struct sjump, va));
 	e_patch(out, b->p);
+	if (ac)
+		emit_flip(b);
 }
 
 static uint32_t here(const struct soft_jit *j, const struct jbuf *b)
@@ -258,16 +268,22 @@ void jit_thunks(struct scpu *c)
 	j->exit_branch = here(j, &b);
 	e_gs(&b, 1, 0x89, HR_T0, JOFF(rip));
 	emit_why(&b, JWHY_BRANCH, leave);
-	j->jump = here(j, &b);
-	jit_emit_jump(&b);
-	e_gs(&b, 1, 0x89, HR_T0, JOFF(rip));
-	emit_why(&b, JWHY_JUMP, leave);
+	for (unsigned ac = 0; ac < 2; ac++) {
+		*(ac ? &j->jump_ac : &j->jump) = here(j, &b);
+		jit_emit_jump(&b, ac);
+		e_gs(&b, 1, 0x89, HR_T0, JOFF(rip));
+		emit_why(&b, JWHY_JUMP, leave);
+	}
 	j->fill_r = here(j, &b);
 	emit_fill(&b, JOFF(jit_fill[0]), interp);
 	j->fill_w = here(j, &b);
 	emit_fill(&b, JOFF(jit_fill[1]), interp);
 	j->str = here(j, &b);
 	emit_fill(&b, JOFF(jit_fill[2]), interp);
+	j->syscall = here(j, &b);
+	emit_fill(&b, JOFF(jit_fill[3]), interp);
+	j->sysret = here(j, &b);
+	emit_fill(&b, JOFF(jit_fill[4]), interp);
 	j->load_vec = here(j, &b);
 	emit_load_vec(&b);
 	j->load_x87 = here(j, &b);
