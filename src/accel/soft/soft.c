@@ -354,7 +354,7 @@ static int soft_vm_new(const struct accel_opts *o, struct accel_vm **ret, struct
 
 /* ---- vCPUs ---- */
 
-#define VCPU_BYTES (sizeof(struct scpu) + SJUMPS * sizeof(struct sjump))
+#define VCPU_BYTES (sizeof(struct scpu) + SJUMPS * SJUMP_PAIR)
 
 /* All vCPUs together, as far as each has enough for a kernel's hot paths. */
 static size_t jit_cache_size(unsigned ncpus)

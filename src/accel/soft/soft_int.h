@@ -197,7 +197,8 @@ struct sjump {
 
 enum {
 	SJUMPS = 4096,
-	SJUMP_SHIFT = 15,
+	SJUMP_PAIR = 2 * sizeof(struct sjump),
+	SJUMP_SHIFT = 14,
 };
 #define SJUMP_MUL 0x9e3779b1u
 
@@ -289,7 +290,7 @@ struct scpu {
 	struct soft_run *run;
 	struct soft_mmu *mmu;
 	struct stlb_set tlbs[SMMUS];
-	/* SJUMPS of them where there is a translator. */
+	/* SJUMPS pairs where there is a translator: the latest, and the one before it. */
 	struct sjump jump[];
 };
 

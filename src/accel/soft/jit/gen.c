@@ -1029,7 +1029,7 @@ static void gen_indirect(struct jt *t, unsigned k)
 {
 	jit_emit_jump(&t->b, jit_is_ac(t->mode));
 	e_mov_imm(&t->b, HR_T1, jit_desc(t->block, k, 0));
-	e_jmp(&t->b, t->j->rw + t->j->exit_branch);
+	e_jmp(&t->b, t->j->rw + (jit_is_ac(t->mode) ? t->j->exit_branch_ac : t->j->exit_branch));
 	t->ended = true;
 }
 

@@ -154,7 +154,7 @@ struct soft_jit {
 	/* Hashed linear pages that the jump cache or a link may lead to. */
 	uint64_t seen[64];
 	/* Thunks, offsets in the code. */
-	uint32_t enter, fill_r, fill_w, exit_link, exit_interp, exit_branch, exit_dead, jump, jump_ac, str,
+	uint32_t enter, fill_r, fill_w, exit_link, exit_interp, exit_branch, exit_branch_ac, exit_dead, jump, jump_ac, str,
 		syscall, sysret, load_vec, load_x87;
 	/* What the host has. */
 	bool bmi2, xsave;

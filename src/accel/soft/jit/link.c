@@ -187,15 +187,17 @@ void jit_jump_fill(struct scpu *c, uint32_t n)
 {
 	struct soft_jit *j = c->jit;
 	const struct jblock *t = &j->block[n];
+	uint64_t va = jit_jump_va(t->mode, c->rip);
 	uint32_t at = (uint32_t)c->rip * SJUMP_MUL >> SJUMP_SHIFT;
 	struct sjump *s = (struct sjump *)((uint8_t *)c->jump +
-					   (at & (SJUMPS - 1) * (uint32_t)sizeof(struct sjump)));
+					   (at & (SJUMPS - 1) * (uint32_t)SJUMP_PAIR));
 	unsigned p = seen_slot(c->rip);
-	uint64_t va = jit_jump_va(t->mode, c->rip);
 
 	j->seen[p >> 6] |= 1ull << (p & 63);
-	*s = (struct sjump){ .va = va,
-			     .page = c->rip - t->off,
-			     .code = (uint64_t)(uintptr_t)(t->rw + (j->rx - j->rw)),
-			     .id = j->last_id };
+	if (s[0].va != va)
+		s[1] = s[0];
+	s[0] = (struct sjump){ .va = va,
+			       .page = c->rip - t->off,
+			       .code = (uint64_t)(uintptr_t)(t->rw + (j->rx - j->rw)),
+			       .id = j->last_id };
 }

@@ -211,36 +211,44 @@ static void emit_flip(struct jbuf *b)
 }
 
 /*
- * Entries are struct sjump; the index is a product of the address' lower half.
+ * Entries are pairs of struct sjump; the index is a product of the address' lower half.  `way`: which
+ * of the pair.
  *
- *	imul r11d, r10d, M; shr r11d, 15; and r11d, (JUMPS - 1) * 32
+ *	imul r11d, r10d, M; shr r11d, 15; and r11d, (JUMPS - 1) * 64
  *	cmp r10, [va]; jne out
  *	mov r10d, [id]; cmp r10d, gs:[jit_id]; jne back
  *	mov r10, [page]; mov gs:[jit_page], r10; jmp [code]
  */
-void jit_emit_jump(struct jbuf *b, bool ac)
+static void emit_jump_way(struct jbuf *b, unsigned way, bool ac)
 {
+	size_t at = JOFF(jump) + way * sizeof(struct sjump);
+
 	e_rr(b, 0, 0x69, HR_T1, HR_T0);
 	e4(b, SJUMP_MUL);
 	E_STR(b, "\x41\xc1\xeb");
 	e1(b, SJUMP_SHIFT);
 	E_STR(b, "\x41\x81\xe3");
-	e4(b, (SJUMPS - 1) * (uint32_t)sizeof(struct sjump));
+	e4(b, (SJUMPS - 1) * (uint32_t)SJUMP_PAIR);
 	if (ac)
 		emit_flip(b);
-	e_gs_r11(b, 1, 0x3b, HR_T0, JOFF(jump) + offsetof(struct sjump, va));
+	e_gs_r11(b, 1, 0x3b, HR_T0, at + offsetof(struct sjump, va));
 	uint8_t *out = e_jcc(b, E_CC_NZ, NULL);
-	e_gs_r11(b, 0, 0x8b, HR_T0, JOFF(jump) + offsetof(struct sjump, id));
+	e_gs_r11(b, 0, 0x8b, HR_T0, at + offsetof(struct sjump, id));
 	e_gs(b, 0, 0x3b, HR_T0, JOFF(jit_id));
 	uint8_t *back = e_jcc(b, E_CC_NZ, NULL);
-	e_gs_r11(b, 1, 0x8b, HR_T0, JOFF(jump) + offsetof(struct sjump, page));
+	e_gs_r11(b, 1, 0x8b, HR_T0, at + offsetof(struct sjump, page));
 	e_gs(b, 1, 0x89, HR_T0, JOFF(jit_page));
-	e_gs_r11(b, 0, 0xff, 4, JOFF(jump) + offsetof(struct sjump, code));
+	e_gs_r11(b, 0, 0xff, 4, at + offsetof(struct sjump, code));
 	e_patch(back, b->p);
-	e_gs_r11(b, 1, 0x8b, HR_T0, JOFF(jump) + offsetof(struct sjump, va));
+	e_gs_r11(b, 1, 0x8b, HR_T0, at + offsetof(struct sjump, va));
 	e_patch(out, b->p);
 	if (ac)
 		emit_flip(b);
+}
+
+void jit_emit_jump(struct jbuf *b, bool ac)
+{
+	emit_jump_way(b, 0, ac);
 }
 
 static uint32_t here(const struct soft_jit *j, const struct jbuf *b)
@@ -264,13 +272,19 @@ void jit_thunks(struct scpu *c)
 	const uint8_t *interp = b.p;
 	j->exit_interp = here(j, &b);
 	emit_why(&b, JWHY_INTERP, leave);
-	/* r10: the target */
-	j->exit_branch = here(j, &b);
-	e_gs(&b, 1, 0x89, HR_T0, JOFF(rip));
-	emit_why(&b, JWHY_BRANCH, leave);
+	/* r10: the target; r11: jit_desc() */
+	for (unsigned ac = 0; ac < 2; ac++) {
+		*(ac ? &j->exit_branch_ac : &j->exit_branch) = here(j, &b);
+		e_gs(&b, 1, 0x89, HR_T1, JOFF(jit_tmp[0]));
+		emit_jump_way(&b, 1, ac);
+		e_gs(&b, 1, 0x8b, HR_T1, JOFF(jit_tmp[0]));
+		e_gs(&b, 1, 0x89, HR_T0, JOFF(rip));
+		emit_why(&b, JWHY_BRANCH, leave);
+	}
 	for (unsigned ac = 0; ac < 2; ac++) {
 		*(ac ? &j->jump_ac : &j->jump) = here(j, &b);
-		jit_emit_jump(&b, ac);
+		emit_jump_way(&b, 0, ac);
+		emit_jump_way(&b, 1, ac);
 		e_gs(&b, 1, 0x89, HR_T0, JOFF(rip));
 		emit_why(&b, JWHY_JUMP, leave);
 	}
