@@ -511,5 +511,6 @@ int main(int argc, char **argv)
 	orc_gen_free(g);
 	orc_gen_free(g32);
 	orc_gen_free(g16);
+	orc_soft_fini();
 	return differing ? 1 : 0;
 }

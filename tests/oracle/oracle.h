@@ -120,6 +120,7 @@ extern bool orc_jit;
 /* Instructions that the translator left to the interpreter at a block's beginning. */
 unsigned long orc_not_translated(void);
 void orc_soft_init(void);
+void orc_soft_fini(void);
 void orc_soft_run(const struct orc_case *c, struct orc_result *ret);
 /* ns per instruction of small loops, printed. */
 void orc_soft_bench(void);

@@ -28,6 +28,7 @@ static struct scpu *cpu64, *cpu32, *cpu16, *cpu;
 static uint8_t *data;
 static struct insn block[ORC_INSNS + 2];
 static struct err er;
+static struct accel_vm *vm;
 /* The case's code in its page, and the block that decoding made of it, for the translator. */
 static uint8_t page[4096 + 16];
 static struct sblock *sb;
@@ -86,7 +87,7 @@ static void user_mode(struct cpu_state *s, unsigned bits)
 	s->tr.limit = 16;
 }
 
-static struct scpu *cpu_make(struct accel_vm *vm, unsigned index, unsigned bits)
+static struct scpu *cpu_make(unsigned index, unsigned bits)
 {
 	struct cpu_state *s = calloc(1, sizeof(*s));
 	struct accel_vcpu *v;
@@ -109,7 +110,6 @@ void orc_soft_init(void)
 	struct accel_opts o = {
 		.ncpus = 3, .gmem = &ram, .mmio = &mmio, .pio = &pio, .cpu_model = "host"
 	};
-	struct accel_vm *vm;
 	const struct accel *soft;
 	char why[256];
 
@@ -126,9 +126,9 @@ void orc_soft_init(void)
 	sb = calloc(1, sizeof(*sb) + (ORC_INSNS + 2) * sizeof(block[0]));
 	if (!sb)
 		abort();
-	cpu64 = cpu_make(vm, 0, 64);
-	cpu32 = cpu_make(vm, 1, 32);
-	cpu16 = cpu_make(vm, 2, 16);
+	cpu64 = cpu_make(0, 64);
+	cpu32 = cpu_make(1, 32);
+	cpu16 = cpu_make(2, 16);
 	cpu = cpu64;
 	jit_thread(cpu);
 	sync_enter(cpu);
@@ -287,6 +287,21 @@ static void run_block(const struct orc_case *c)
 	do
 		block[0].fn(cpu, block);
 	while (string && cpu->rip == c->rip);
+}
+
+void orc_soft_fini(void)
+{
+	struct scpu *all[] = { cpu64, cpu32, cpu16 };
+
+	sync_leave(cpu);
+	for (unsigned k = 0; k < COUNT_OF(all); k++)
+		if (all[k])
+			accel_vcpu_free(&all[k]->v);
+	accel_vm_free(vm);
+	gmem_fini(&ram);
+	bus_fini(&mmio);
+	bus_fini(&pio);
+	free(sb);
 }
 
 unsigned long orc_not_translated(void)

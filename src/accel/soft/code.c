@@ -201,9 +201,12 @@ static void *code_alloc(struct soft_code *k, size_t size)
 void code_stop_after(struct scpu *c, const struct insn *i)
 {
 	struct soft_code *k = c->code;
-	struct insn *next = (struct insn *)(uintptr_t)(i + 1);
+	struct insn *next;
 
-	if (!i || k->patched || next->fn == soft_block_end)
+	if (!i || k->patched)
+		return;
+	next = (struct insn *)(uintptr_t)(i + 1);
+	if (next->fn == soft_block_end)
 		return;
 	k->patched = next;
 	k->patched_fn = next->fn;

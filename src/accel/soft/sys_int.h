@@ -302,7 +302,7 @@ bool mmu_phys_read(struct scpu *c, uint64_t pa, void *dst, unsigned len);
 bool mmu_phys_write(struct scpu *c, uint64_t pa, const void *src, unsigned len);
 /* Code at lin: never NULL for RAM and ROM; NULL: no memory (MMIO), *ret_pa says where.  Raises. */
 const struct sxt *mmu_code(struct scpu *c, uint64_t lin, uint64_t *ret_pa);
-/* The translation of the code that runs, which is at linear address lin; NULL: it is not at hand. */
+/* The translation of running code at linear address lin; NULL: it is not at hand. */
 const struct sxt *mmu_code_now(const struct scpu *c, uint64_t lin);
 /* With the privilege given by acc (SACC_USER or 0), for stacks of another ring. */
 uint64_t mmu_ld_as(struct scpu *c, const struct insn *i, uint64_t lin, unsigned size, unsigned acc);
