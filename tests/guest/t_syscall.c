@@ -1,5 +1,6 @@
 /* SYSCALL and SYSRET, SYSENTER (SDM 2B, 3A 5.8). */
 #include "exc.h"
+#include "map.h"
 #include "sel.h"
 
 enum {
@@ -8,6 +9,8 @@ enum {
 	LSTAR = 0xc0000082,
 	FMASK = 0xc0000084,
 };
+/* The kernel's half, where ring 3 may not go: on_syscall() again. */
+#define ENTRY 0xffffffff80100000
 
 struct seen {
 	ulong rcx, r11, cs, ss, flags, count;
@@ -15,11 +18,11 @@ struct seen {
 ulong saved_rsp;
 uint8_t call_stack[4096] __attribute__((aligned(16)));
 
-/* Notes what SYSCALL left and goes back. */
-void __attribute__((naked)) on_syscall(void);
+/* Notes what SYSCALL left and goes back.  Runs at ENTRY: nothing in it is relative to RIP. */
+void __attribute__((naked, aligned(4096))) on_syscall(void);
 void on_syscall(void)
 {
-	asm volatile("movq %rsp, saved_rsp; leaq call_stack + 4096(%rip), %rsp;"
+	asm volatile("movq %rsp, saved_rsp; movq $call_stack + 4096, %rsp;"
 		     "movq %rcx, seen; movq %r11, seen + 8; movq %cs, %rax; movq %rax, seen + 16;"
 		     "movq %ss, %rax; movq %rax, seen + 24; pushfq; popq seen + 32;"
 		     "incq seen + 40; movq saved_rsp, %rsp; sysretq");
@@ -36,6 +39,49 @@ static void __attribute__((naked)) user_after(ulong out)
 		     "movq %ss, %rax; movq %rax, 8(%rdi); ret");
 }
 
+/* Not by SYSCALL: before this address there is none. */
+static void __attribute__((naked)) user_jumps(ulong a)
+{
+	asm volatile("nop; nop; 1: leaq 1b(%rip), %rcx; movq $0x202, %r11; jmp *%rdi");
+}
+
+/* Behind one, but to another address. */
+static void __attribute__((naked)) user_misses(ulong a)
+{
+	asm volatile("jmp 1f; syscall; 1: leaq 1b(%rip), %rcx; movq $0x202, %r11; jmp *%rdi");
+}
+
+/*
+ * As kernels' handlers begin.  Where KVM emulates ring 0 it does not know CLAC, and its host sees a
+ * SYSCALL that came to ENTRY with the rights of ring 3.
+ */
+extern char exc_stubs[];
+void __attribute__((naked)) on_page_fault(void);
+void on_page_fault(void)
+{
+	asm volatile("clac; jmp exc_stubs + 14 * 16");
+}
+
+/* SMAP */
+static bool has_clac(void)
+{
+	uint32_t r[4];
+
+	cpuid(7, 0, r);
+	return r[1] >> 20 & 1;
+}
+
+static void set_up(void)
+{
+	if (has_clac())
+		gate_set(14, (ulong)on_page_fault);
+	map(ENTRY, (ulong)on_syscall | PTE_P);
+	/* SYSRET's CS is this + 16, SS this + 8. */
+	wrmsr(STAR, (uint64_t)(SEL_UCODE - 19) << 48 | (uint64_t)SEL_KCODE << 32);
+	wrmsr(LSTAR, ENTRY);
+	wrmsr(FMASK, 0x40701);
+}
+
 static void do_syscall(ulong a)
 {
 	asm volatile("syscall" : : : "rcx", "r11", "memory");
@@ -46,16 +92,11 @@ static void test_syscall(void)
 	struct exc x;
 	static ulong after[2];
 
-	/* SYSRET's CS is this + 16, SS this + 8. */
-	wrmsr(STAR, (uint64_t)(SEL_UCODE - 19) << 48 | (uint64_t)SEL_KCODE << 32);
-	wrmsr(LSTAR, (ulong)on_syscall);
-	wrmsr(FMASK, 0x40701);
-	check("syscall without sce", catch_user(do_syscall, 0, &x), emulated() ? 13 : 6);
+	set_up();
+	if (catch_user(do_syscall, 0, &x) == 14 && emulated() && !has_clac())
+		skip("this host's KVM does not enter ring 0 on SYSCALL, and has no CLAC");
+	check("syscall without sce", catch_user(do_syscall, 0, &x), 6);
 	wrmsr(EFER, rdmsr(EFER) | 1);
-	(void)catch_user(user_calls, 1, NULL);
-	if (emulated() && seen.cs == SEL_UCODE)
-		skip("this host's KVM does not enter ring 0 on SYSCALL");
-	seen.count = 0;
 	check("one", catch_user(user_calls, 1, &x), -1);
 	check("count", seen.count, 1);
 	check("cs", seen.cs, SEL_KCODE);
@@ -68,6 +109,13 @@ static void test_syscall(void)
 	check("after", catch_user(user_after, (ulong)after, &x), -1);
 	check("user cs", after[0], SEL_UCODE);
 	check("user ss", after[1], SEL_UDATA);
+	check("a jump there", catch_user(user_jumps, ENTRY, &x), 14);
+	check("is a fetch of ring 3", x.err, 0x15);
+	check("at the entry", x.rip, ENTRY);
+	check("and no call", seen.count, 202);
+	check("a jump near it", catch_user(user_misses, ENTRY + 16, &x), 14);
+	check("is one", x.rip, ENTRY + 16);
+	check("and no call either", seen.count, 202);
 }
 
 static void __attribute__((naked)) on_sysenter(void)

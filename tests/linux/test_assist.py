@@ -76,7 +76,9 @@ def progress(vm, pattern, end):
     start = time.monotonic()
     while True:
         try:
-            return vm.expect(pattern, min(120, max(1, end - time.monotonic())))
+            m = vm.expect(f"({pattern})|Kernel panic", min(120, max(1, end - time.monotonic())))
+            assert "panic" not in m[0], vm.text[-4000:]
+            return m
         except sampan.Timeout:
             lines = [line.strip() for line in vm.text.splitlines() if line.strip()]
             say(f"{int(time.monotonic() - start)} s: {lines[-1][:100] if lines else '(nothing yet)'}")

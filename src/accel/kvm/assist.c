@@ -53,19 +53,9 @@ static int assist_apic_write(void *arg, unsigned off, uint32_t v)
 	return -EOPNOTSUPP;
 }
 
-static uint64_t assist_msr(struct kvm_vcpu *c, uint32_t index)
-{
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry e;
-	} m = { .head.nmsrs = 1, .e.index = index };
-
-	return kvm_ioctl(c->fd, KVM_GET_MSRS, &m) == 1 ? m.e.data : 0;
-}
-
 static uint64_t assist_tsc(void *arg)
 {
-	return assist_msr(arg, X86_MSR_TSC);
+	return kvm_msr(arg, X86_MSR_TSC);
 }
 
 static const struct soft_assist_ops assist_ops = {
@@ -141,7 +131,7 @@ static int assist_get_msrs(struct kvm_vcpu *c, struct cpu_state *s)
 
 	s->nmsr = 0;
 	for (unsigned i = 0; i < COUNT_OF(used); i++)
-		cpu_state_set_msr(s, used[i], assist_msr(c, used[i]));
+		cpu_state_set_msr(s, used[i], kvm_msr(c, used[i]));
 	return 0;
 }
 
@@ -279,12 +269,16 @@ static int assist_one(struct kvm_vcpu *c, struct soft_assist_result *r, struct e
 
 	if (rc < 0)
 		return rc;
-	int need = assist_need(c);
+	struct kvm_fault_frame frame;
+	bool lost = kvm_syscall_lost(c, &frame);
+	int need = lost ? SOFT_ASSIST_REGS | SOFT_ASSIST_MSR : assist_need(c);
 	if (need < 0)
 		return err_set(e, -need, "an instruction that nobody can do");
 	rc = assist_load(c, (unsigned)need, e);
 	if (rc < 0)
 		return rc;
+	if (lost)
+		kvm_syscall_rewind(c->scratch, &frame);
 	rc = soft_assist_run(c->assist, c->scratch, (unsigned)need, ASSIST_MAX, r, e);
 	if (rc < 0)
 		return rc;

@@ -5,6 +5,7 @@
  *	kvm.c		/dev/kvm, capabilities, the VM, the engine's table
  *	slot.c		guest memory to memory slots; the dirty log
  *	route.c		the GSI routing table (pure)
+ *	syscall.c	SYSCALL on hosts where it stays in ring 3
  *	irq.c		chips in the kernel or split; lines, messages, ioeventfd
  *	cpuid.c		what KVM offers, and what the guest is given
  *	state.c		registers to and from struct cpu_state
@@ -200,6 +201,8 @@ NODISCARD int kvm_get_debug(struct kvm_vcpu *c, struct cpu_state *s, struct err 
 NODISCARD int kvm_set_debug(struct kvm_vcpu *c, const struct cpu_state *s, struct err *e);
 /* What firmware would set and no reset changes. */
 void kvm_init_msrs(struct kvm_vcpu *c);
+/* One of them; 0 when there is none. */
+uint64_t kvm_msr(struct kvm_vcpu *c, uint32_t index);
 NODISCARD int kvm_get_msrs(struct kvm_vcpu *c, struct cpu_state *s, struct err *e);
 NODISCARD int kvm_set_msrs(struct kvm_vcpu *c, const struct cpu_state *s, struct err *e);
 
@@ -222,6 +225,19 @@ int kvm_assist(struct kvm_vcpu *c, enum accel_exit *ret_why, struct err *e);
 void kvm_assist_free(struct kvm_vcpu *c);
 /* Before each run: are registers wanted in the run page? */
 void kvm_assist_before_run(struct kvm_vcpu *c);
+
+/* syscall.c */
+/* What a page fault pushes in 64-bit mode. */
+struct kvm_fault_frame {
+	uint64_t err, rip, cs, rflags, rsp, ss;
+};
+/*
+ * Registers and special registers are in the run page: are we at the handler of a page fault that
+ * is a SYSCALL which did not reach ring 0?
+ */
+bool kvm_syscall_lost(struct kvm_vcpu *c, struct kvm_fault_frame *ret);
+/* Back to before that SYSCALL. */
+void kvm_syscall_rewind(struct cpu_state *s, const struct kvm_fault_frame *f);
 
 /* stats.c */
 void kvm_stats(struct accel_vm *vm, char *ret, size_t size);

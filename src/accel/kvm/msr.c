@@ -84,6 +84,13 @@ void kvm_init_msrs(struct kvm_vcpu *c)
 	(void)kvm_ioctl(c->fd, KVM_SET_MSRS, &b);
 }
 
+uint64_t kvm_msr(struct kvm_vcpu *c, uint32_t index)
+{
+	struct kvm_msrs_buf b = { .head.nmsrs = 1, .e[0].index = index };
+
+	return kvm_ioctl(c->fd, KVM_GET_MSRS, &b) == 1 ? b.e[0].data : 0;
+}
+
 int kvm_get_msrs(struct kvm_vcpu *c, struct cpu_state *s, struct err *e)
 {
 	const struct kvm_vm *k = kvm_of(c);

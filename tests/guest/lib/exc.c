@@ -18,7 +18,7 @@ enum {
 	GATE_INT = 0x8e,
 };
 
-static void gate_set(unsigned v, ulong off)
+void gate_set(unsigned v, ulong off)
 {
 	idt[v].off0 = (uint16_t)off;
 	idt[v].sel = SEL_KCODE;

@@ -69,6 +69,8 @@ extern ulong user_flags;
 void exc_init(void);
 int catch (void (*fn)(ulong), ulong arg, struct exc *ret);
 int catch_user(void (*fn)(ulong), ulong arg, struct exc *ret);
+/* Where a vector goes, when not to the stubs. */
+void gate_set(unsigned vector, ulong off);
 /* DPL of a gate; IST (64-bit). */
 void gate_dpl(unsigned vector, unsigned dpl);
 void gate_ist(unsigned vector, unsigned ist);
