@@ -21,16 +21,12 @@ class Timeout(AssertionError):
     pass
 
 
-class VM:
-    """A VM whose serial line is a pipe.  Use as a context manager: it is killed at the end."""
+class Guest:
+    """A process whose standard streams are a guest's serial line.  Use as a context manager: it is killed at the end."""
 
-    def __init__(self, *args, control=None, stdin=subprocess.PIPE, program=None, prefix=()):
+    def __init__(self, cmd, stdin=subprocess.PIPE):
         self.text = ""
         self.seen = 0
-        self.control = control
-        cmd = [*prefix, str(program or BIN / "sampan"), "run", *map(str, args)]
-        if control:
-            cmd += ["--control", str(control)]
         self.cmd = cmd
         self.p = subprocess.Popen(cmd, stdin=stdin, stdout=subprocess.PIPE,
                                   stderr=subprocess.PIPE, start_new_session=True)
@@ -117,6 +113,17 @@ class VM:
             self.p.wait(30)
         while self.sel.get_map() and self.pump(0.1):
             pass
+
+
+class VM(Guest):
+    """Sampan's."""
+
+    def __init__(self, *args, control=None, stdin=subprocess.PIPE, program=None, prefix=()):
+        self.control = control
+        cmd = [*prefix, str(program or BIN / "sampan"), "run", *map(str, args)]
+        if control:
+            cmd += ["--control", str(control)]
+        super().__init__(cmd, stdin)
 
 
 class QMP:

@@ -13,10 +13,8 @@ import threading
 
 import pytest
 
-import initramfs
+import debian as debian_guest
 import sampan
-
-PROMPT = r"root@sampan:\S+# "
 
 
 def free_port():
@@ -25,33 +23,19 @@ def free_port():
         return s.getsockname()[1]
 
 
-def login(vm, timeout):
-    vm.expect("sampan login: ", timeout)
-    vm.send("root\n")
-    vm.expect("Password: ", 60)
-    vm.send("sampan\n")
-    vm.expect(PROMPT, 60)
-    # A plain shell: what is printed is what is compared.
-    vm.send("exec sh\n")
-    rc, _ = vm.run("stty -echo; export TERM=dumb PS1= PS2=", 30)
-    assert rc == 0
-
-
 @pytest.fixture(scope="module")
 def debian(tmp_path_factory):
     tmp = tmp_path_factory.mktemp("debian")
     disk = tmp / "disk.raw"
-    subprocess.run([str(sampan.TOP / "tools/mkguest"), "--name", "guest-dev", "--size", "5G", "--with",
-                    "gcc,libc6-dev,python3,openssl,curl,fio"], check=True)
-    guest = sampan.CACHE / "guest-dev"
-    subprocess.run(["cp", "--sparse=always", "--reflink=auto", str(guest / "disk.raw"), str(disk)], check=True)
+    guest = debian_guest.build()
+    debian_guest.copy_disk(disk)
     port = free_port()
     with sampan.VM(disk, "--name", "debian", "--accel", "soft", "--cpus", 2, "--memory", "1G",
                    "--kernel", guest / "vmlinuz", "--initrd", guest / "initrd.img",
-                   "--append", "root=LABEL=root ro console=ttyS0 net.ifnames=0 quiet",
+                   "--append", debian_guest.APPEND,
                    "--net", f"user,hostfwd=tcp:127.0.0.1:{port}-:22", control=tmp / "qmp") as vm:
         vm.disk, vm.ssh_port, vm.key, vm.tmp = disk, port, guest / "id_ed25519", tmp
-        login(vm, 600)
+        debian_guest.login(vm, 600)
         yield vm
 
 
@@ -158,7 +142,7 @@ def test_fio_verifies_what_it_wrote(debian):
 def test_reboot_keeps_the_disk(debian):
     ok(debian, "echo kept >/root/kept; sync", 30)
     debian.send("reboot\n")
-    login(debian, 600)
+    debian_guest.login(debian, 600)
     assert "kept" in ok(debian, "cat /root/kept", 30)
 
 
