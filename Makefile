@@ -2,7 +2,7 @@
 BUILD ?= build
 CCACHE := $(shell command -v ccache 2>/dev/null)
 
-.PHONY: all build run check check-slow bench fuzz fmt install clean help
+.PHONY: all build run check check-slow bench bench-engine fuzz fmt install clean help
 
 all: build
 
@@ -35,6 +35,13 @@ bench:
 	@tools/bootstrap build guest bench
 	@$(MAKE) --no-print-directory build NINJAFLAGS=--quiet
 	@bench/run
+	@bench/engine/run --quick
+
+# The software CPU next to QEMU's TCG, all rows: 15 minutes.  ROWS=... for some, ARGS=... for options.
+bench-engine:
+	@tools/bootstrap build guest bench
+	@$(MAKE) --no-print-directory build NINJAFLAGS=--quiet
+	@bench/engine/run $(ARGS) $(ROWS)
 
 # FUZZ_SECONDS a target (default 60); TARGET=name for one.
 fuzz:
@@ -60,7 +67,8 @@ help:
 	@echo "make run        boot a Debian 12 guest in this terminal (login root, password sampan)"
 	@echo "make check      all tests; the last line says how many passed and failed"
 	@echo "make check-slow the tests that take an hour"
-	@echo "make bench      measure next to QEMU in one run"
+	@echo "make bench      measure next to QEMU in one run: 3 minutes"
+	@echo "make bench-engine  the software CPU next to TCG, every row: 15 minutes (ROWS=, ARGS=)"
 	@echo "make fuzz       every fuzz target for FUZZ_SECONDS (60)"
 	@echo "make fmt        format the sources"
 	@echo "make install    install under PREFIX (/usr/local)"
