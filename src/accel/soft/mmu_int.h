@@ -74,7 +74,8 @@ static inline void side_fill(struct soft_mmu *m, struct sside *s, uint64_t lin, 
 		in |= (uint8_t)(SSLOT_IN0 << g);
 	}
 	s->fl[slot] = in | (uint8_t)(fl & (SX_G | SX_LARGE | SX_HUGE));
-	s->t[slot] = (struct stlb){ .tag = lin & ~PAGE_MASK_, .host = host };
+	s->t[slot] = (struct stlb){ .tag = lin & ~PAGE_MASK_,
+				.addend = host - (lin & ~PAGE_MASK_) };
 	if (fl & SX_LARGE)
 		m->large_seen[lin >> 27 & 63] |= BIT64(lin >> 21 & 63);
 	if (fl & SX_HUGE)

@@ -160,7 +160,7 @@ void soft_host_reset(struct soft_host *h);
 NODISCARD int soft_host_init(struct err *e);
 
 enum {
-	STLB_BITS = 10,
+	STLB_BITS = 12,
 	STLB_SIZE = 1 << STLB_BITS,
 	/* mmu indices: supervisor; user; supervisor with SMAP's override (EFLAGS.AC). */
 	SMMU_KERNEL = 0,
@@ -169,16 +169,17 @@ enum {
 	SMMUS = 3,
 };
 
-/* A linear page and where it is in host memory.  An empty entry's tag can match no address. */
+/* A linear page, and what leads from a linear address in it to the host address.  An empty entry's
+ * tag can match no address. */
 struct stlb {
 	uint64_t tag;
-	uint64_t host;
+	uint64_t addend;
 };
 
 /* Host address of lin, which hits t. */
 static inline void *stlb_at(const struct stlb *t, uint64_t lin)
 {
-	return (void *)(uintptr_t)(t->host + (lin ^ t->tag));
+	return (void *)(uintptr_t)(lin + t->addend);
 }
 
 struct stlb_set {

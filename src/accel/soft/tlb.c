@@ -182,7 +182,7 @@ void mmu_drop_w_page(struct scpu *c, uint64_t index)
 			for (unsigned j = 0; j < s->n[g]; j++) {
 				struct stlb *t = &s->t[s->list[g][j]];
 
-				if (t->host == host)
+				if (t->tag + t->addend == host)
 					*t = (struct stlb){ .tag = stlb_empty(s->list[g][j]) };
 			}
 		}

@@ -25,13 +25,18 @@ void jt_flags_mem(struct jt *t)
 	t->fl_mem = true;
 }
 
-void jt_flags_host(struct jt *t)
+void jt_flags_host_by(struct jt *t, unsigned scratch)
 {
 	if (t->fl_host)
 		return;
 	BUG_ON(!t->fl_mem);
-	jit_emit_load_flags(&t->b);
+	jit_emit_load_flags(&t->b, scratch);
 	t->fl_host = true;
+}
+
+void jt_flags_host(struct jt *t)
+{
+	jt_flags_host_by(t, HR_T1);
 }
 
 void jt_fault(struct jt *t, unsigned k)
@@ -221,6 +226,7 @@ uint32_t jit_translate(struct scpu *c, struct sblock *sb, const uint8_t *page, u
 	struct jblock *nb = &j->block[j->nblock];
 
 	t.is64 = mode & JM_64;
+	t.single = c->v.vm->o.ncpus == 1;
 	block_feats(c);
 	if (!block_decode(&t))
 		return 0;

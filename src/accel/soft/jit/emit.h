@@ -57,15 +57,13 @@ static inline void e_rr(struct jbuf *b, unsigned w, unsigned op, unsigned reg, u
 	e1(b, 0xc0 | (reg & 7) << 3 | (rm & 7));
 }
 
-/* op reg, [base + index << scale + disp]; base and index < 0: none. */
-static inline void e_rm(struct jbuf *b, unsigned w, unsigned op, unsigned reg, int base, int index,
-			unsigned scale, int32_t disp)
+/* ModRM, SIB and displacement of [base + index << scale + disp]; base and index < 0: none. */
+static inline void e_modrm(struct jbuf *b, unsigned reg, int base, int index, unsigned scale,
+			   int32_t disp)
 {
 	unsigned r = (reg & 7) << 3, mod;
-
-	e_rex(b, w, reg, index < 0 ? 0 : (unsigned)index, base < 0 ? 0 : (unsigned)base);
-	e_opcode(b, op);
 	unsigned sib = scale << 6 | (index < 0 ? 4u : (unsigned)index & 7) << 3;
+
 	if (base < 0) {
 		e1(b, r | 4);
 		e1(b, sib | 5);
@@ -83,6 +81,15 @@ static inline void e_rm(struct jbuf *b, unsigned w, unsigned op, unsigned reg, i
 		e1(b, (uint8_t)disp);
 	else if (mod == 2)
 		e4(b, (uint32_t)disp);
+}
+
+/* op reg, [base + index << scale + disp] */
+static inline void e_rm(struct jbuf *b, unsigned w, unsigned op, unsigned reg, int base, int index,
+			unsigned scale, int32_t disp)
+{
+	e_rex(b, w, reg, index < 0 ? 0 : (unsigned)index, base < 0 ? 0 : (unsigned)base);
+	e_opcode(b, op);
+	e_modrm(b, reg, base, index, scale, disp);
 }
 
 /* op reg, gs:[off]: a field of struct scpu. */

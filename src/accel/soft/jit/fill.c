@@ -94,7 +94,7 @@ static uint64_t str_at(struct scpu *c, uint64_t lin, bool write)
 	const struct stlb *t = write ? &c->tlb->w[slot] : &c->tlb->r[slot];
 
 	if (likely((lin ^ t->tag) < 4096))
-		return t->host + (lin ^ t->tag);
+		return (uint64_t)(uintptr_t)stlb_at(t, lin);
 	return write ? jit_fill_w(c, lin, 0) : jit_fill_r(c, lin, 0);
 }
 

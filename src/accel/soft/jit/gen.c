@@ -236,9 +236,10 @@ static bool can_high(const struct insn *i)
 
 	if (!(i->flags & (INSN_REG_HIGH | INSN_RM_HIGH)))
 		return true;
-	/* AH is named as AL for a moment, which CMPXCHG has a use for. */
+	/* AH is named as AL for a moment, which CMPXCHG and an address may have a use for. */
 	if (has_mem(i))
-		return insn_forms[i->form].sop != SOP_CMPXCHG || i->reg != X86_RAX;
+		return (insn_forms[i->form].sop != SOP_CMPXCHG || i->reg != X86_RAX) &&
+		       i->base != i->reg;
 	r = opregs(i);
 	return (!r.reg.used || (!in_memory(r.reg.g) && home(r.reg.g) < 8)) &&
 	       (!r.rm.used || (!in_memory(r.rm.g) && home(r.rm.g) < 8));
@@ -353,10 +354,27 @@ static void gen_seg(struct jt *t, unsigned seg)
 }
 
 /*
- * r10: a linear address; becomes the host address of `size` bytes there.  The flags are lost, so
- * the caller has seen to those that are still wanted.
+ * A memory operand that can be accessed: [base + index + disp] on the host.  Two forms:
+ *	simple	the guest's base register and displacement, and in r11 what leads from there to the
+ *		host; the access does not wait for the check, and r10 is free
+ *	else	r10 is the host address, and r11 is free
  */
-static void gen_lookup(struct jt *t, unsigned k, unsigned size, bool write)
+struct jmem {
+	int base, index;
+	int32_t disp;
+	unsigned scratch;
+};
+
+static void e_mem(struct jbuf *b, unsigned w, unsigned op, unsigned reg, const struct jmem *m)
+{
+	e_rm(b, w, op, reg, m->base, m->index, 0, m->disp);
+}
+
+/*
+ * r10: a linear address.  Look `size` bytes there up; the flags are lost, so the caller has seen to
+ * those that are still wanted.  A miss is filled and goes on after the look-up, or at `again`.
+ */
+static void gen_check(struct jt *t, unsigned k, unsigned size, bool write, uint8_t *again)
 {
 	struct jbuf *b = &t->b;
 	unsigned mmu = t->mode >> JM_MMU_SHIFT & 3, log = 0;
@@ -382,17 +400,57 @@ static void gen_lookup(struct jt *t, unsigned k, unsigned size, bool write)
 	uint8_t *miss = e_jcc(b, E_CC_A, NULL);
 	struct jcold *c =
 		jt_cold(t, write ? JCOLD_FILL_W : JCOLD_FILL_R, miss, jit_desc(t->block, k, log));
-	/* add r10, gs:[r11 + host] */
-	e_gs_r11(b, 1, 0x03, HR_T0, set + offsetof(struct stlb, host));
-	c->back = b->p;
 	c->tags = (uint32_t)(set + offsetof(struct stlb, tag));
+	if (again) {
+		/* mov r11, gs:[r11 + addend] */
+		e_gs_r11(b, 1, 0x8b, HR_T1, set + offsetof(struct stlb, addend));
+		c->back = again;
+	} else {
+		/* add r10, gs:[r11 + tag]; add r10, gs:[r11 + addend] */
+		e_gs_r11(b, 1, 0x03, HR_T0, set + offsetof(struct stlb, tag));
+		e_gs_r11(b, 1, 0x03, HR_T0, set + offsetof(struct stlb, addend));
+		c->back = b->p;
+	}
 	t->fl_host = false;
+}
+
+/* r10: a linear address; becomes the host address. */
+static struct jmem gen_lookup(struct jt *t, unsigned k, unsigned size, bool write)
+{
+	gen_check(t, k, size, write, NULL);
+	return (struct jmem){ .base = HR_T0, .index = -1, .scratch = HR_T1 };
+}
+
+/* By a host register that is the guest's, and a displacement; in 64-bit code. */
+static struct jmem gen_lookup_base(struct jt *t, unsigned k, unsigned base, int32_t disp,
+				   unsigned size, bool write)
+{
+	uint8_t *again = t->b.p;
+
+	if (disp)
+		e_rm(&t->b, 1, 0x8d, HR_T0, (int)base, -1, 0, disp);
+	else
+		e_rr(&t->b, 1, 0x8b, HR_T0, base);
+	gen_check(t, k, size, write, again);
+	return (struct jmem){ (int)base, HR_T1, disp, HR_T0 };
+}
+
+static bool is_simple(const struct jt *t, const struct insn *i)
+{
+	return t->is64 && i->adsize == 8 && i->base < 16 && !in_memory(i->base) &&
+	       i->index == SREG_NONE && t->mode >> (JM_BASE0_SHIFT + i->seg) & 1;
+}
+
+/* Of a VM with one vCPU nobody sees the halves of a LOCK: devices do not do such things. */
+static bool wants_lock(const struct jt *t, const struct insn *i)
+{
+	return i->flags & INSN_LOCK && !t->single;
 }
 
 /* A LOCK across cache lines stops the host; the interpreter stops the guest instead. */
 static void gen_check_aligned(struct jt *t, unsigned k, unsigned size)
 {
-	if (size == 1)
+	if (size == 1 || t->single)
 		return;
 	/* test r10b, size - 1; jnz */
 	E_STR(&t->b, "\x41\xf6\xc2");
@@ -400,20 +458,27 @@ static void gen_check_aligned(struct jt *t, unsigned k, unsigned size)
 	jt_cold(t, JCOLD_INTERP, e_jcc(&t->b, E_CC_NZ, NULL), jit_desc(t->block, k, 0));
 }
 
-/* The memory operand's host address into r10. */
-static void gen_mem(struct jt *t, unsigned k)
+static struct jmem gen_mem(struct jt *t, unsigned k)
 {
 	const struct insn *i = &t->insn[k];
 	const struct insn_form *f = &insn_forms[i->form];
 	unsigned size = insn_size_bytes(f->mem_size, i->opsize, t->c->code_size);
+	bool write = f->mem_access & INSA_W;
+	struct jmem m;
 
 	if (t->live_in)
 		jt_flags_mem(t);
-	gen_lin(t, i);
-	gen_seg(t, i->seg);
-	gen_lookup(t, k, size, f->mem_access & INSA_W);
+	if (is_simple(t, i)) {
+		m = gen_lookup_base(t, k, home(i->base), (int32_t)i->disp, size, write);
+	} else {
+		gen_lin(t, i);
+		gen_seg(t, i->seg);
+		m = gen_lookup(t, k, size, write);
+	}
+	/* Either way the lower bits of r10 are the address'. */
 	if (i->flags & INSN_LOCK || f->sop == SOP_XCHG)
 		gen_check_aligned(t, k, size);
+	return m;
 }
 
 /* ---- copies ---- */
@@ -423,11 +488,12 @@ static bool is_plus_r(const struct insn *i)
 	return !(i->enc & INSN_ENC_MODRM) && insn_forms[i->form].opnd[0].kind == OPND_REG;
 }
 
-static void gen_legacy_head(struct jbuf *b, const struct insn *i, unsigned rex)
+static void gen_legacy_head(struct jt *t, const struct insn *i, unsigned rex)
 {
+	struct jbuf *b = &t->b;
 	unsigned map = i->enc & INSN_ENC_MAP;
 
-	if (i->flags & INSN_LOCK)
+	if (wants_lock(t, i))
 		e1(b, 0xf0);
 	if (i->flags & INSN_66)
 		e1(b, 0x66);
@@ -457,13 +523,13 @@ static bool vex_w(const struct jt *t, const struct insn *i)
 	return i->flags & INSN_REXW;
 }
 
-static void gen_vex_head(struct jt *t, const struct insn *i, unsigned reg, unsigned rm,
-			 unsigned vvvv)
+static void gen_vex_head(struct jt *t, const struct insn *i, unsigned reg, unsigned x,
+			 unsigned rm, unsigned vvvv)
 {
 	struct jbuf *b = &t->b;
 
 	e1(b, 0xc4);
-	e1(b, (reg & 8 ? 0 : 0x80) | 0x40 | (rm & 8 ? 0 : 0x20) | (i->enc & INSN_ENC_MAP));
+	e1(b, (reg & 8 ? 0 : 0x80) | (x & 8 ? 0 : 0x40) | (rm & 8 ? 0 : 0x20) | (i->enc & INSN_ENC_MAP));
 	e1(b, (vex_w(t, i) ? 0x80u : 0) | (~vvvv & 15) << 3 | (i->flags & INSN_VEXL ? 4u : 0) |
 		      (i->enc & INSN_ENC_PP) >> INSN_ENC_PP_SHIFT);
 }
@@ -494,25 +560,30 @@ static unsigned opreg_number(const struct opreg *o, unsigned scratch)
 	return in_memory(o->g) ? scratch : home(o->g);
 }
 
-/* The instruction itself, with these registers; memory: [r10]. */
+/* The instruction itself, with these registers; m: its memory operand, or NULL. */
 static void gen_encode(struct jt *t, const struct insn *i, const struct opregs *r, unsigned reg,
-		       unsigned rm, unsigned vvvv)
+		       unsigned rm, unsigned vvvv, const struct jmem *m)
 {
 	struct jbuf *b = &t->b;
-	unsigned rex = 0;
+	unsigned x = m && m->index >= 0 ? (unsigned)m->index : 0, rex = 0;
 
+	if (m)
+		rm = (unsigned)m->base;
 	if (i->flags & INSN_VEX) {
-		gen_vex_head(t, i, reg, rm, vvvv);
+		gen_vex_head(t, i, reg, x, rm, vvvv);
 	} else {
-		rex = (i->flags & INSN_REXW ? 8u : 0) | (reg & 8) >> 1 | (rm & 8) >> 3;
+		rex = (i->flags & INSN_REXW ? 8u : 0) | (reg & 8) >> 1 | (x & 8) >> 2 |
+		      (rm & 8) >> 3;
 		if (wants_rex(&r->reg) || wants_rex(&r->rm))
 			rex |= 0x40;
-		gen_legacy_head(b, i, rex);
+		gen_legacy_head(t, i, rex);
 	}
 	/* 82 is 80, which 64-bit code still has. */
 	e1(b, i->opcode == 0x82 && !(i->enc & INSN_ENC_MAP) ? 0x80 : i->opcode);
-	if (i->enc & INSN_ENC_MODRM)
-		e1(b, (has_mem(i) ? 0 : 0xc0) | (reg & 7) << 3 | (rm & 7));
+	if (m)
+		e_modrm(b, reg, m->base, m->index, 0, m->disp);
+	else if (i->enc & INSN_ENC_MODRM)
+		e1(b, 0xc0 | (reg & 7) << 3 | (rm & 7));
 	gen_tail(t, i);
 }
 
@@ -544,33 +615,30 @@ static bool may_fault(const struct insn *i)
 	       f->flags & (INSF_X87 | INSF_MMX | INSF_SSE | INSF_AVX);
 }
 
-/* Scratch registers of the three operands, in the order in which they are asked for. */
+/* Scratch registers of the three operands. */
 struct scratches {
 	unsigned reg, rm, vvvv;
 };
 
-static struct scratches gen_scratches(const struct insn *i, const struct opregs *r)
+/* free: those that can be had, in order, `n` of them. */
+static struct scratches gen_scratches(const struct opregs *r, const unsigned *free, unsigned n)
 {
-	static const uint8_t pool[] = { HR_T1, HR_T0 };
 	struct scratches s = { 0 };
-	unsigned n = 0;
+	unsigned used = 0;
 
 	if (r->reg.used && in_memory(r->reg.g))
-		s.reg = pool[n++];
-	if (r->rm.used && in_memory(r->rm.g)) {
-		bool same = s.reg && r->rm.g == r->reg.g;
-
-		s.rm = same ? s.reg : pool[n++];
-	}
+		s.reg = free[used++];
+	if (r->rm.used && in_memory(r->rm.g))
+		s.rm = s.reg && r->rm.g == r->reg.g ? s.reg : free[used++];
 	if (r->vvvv.used && in_memory(r->vvvv.g)) {
 		if (s.reg && r->vvvv.g == r->reg.g)
 			s.vvvv = s.reg;
 		else if (s.rm && r->vvvv.g == r->rm.g)
 			s.vvvv = s.rm;
 		else
-			s.vvvv = pool[n++];
+			s.vvvv = free[used++];
 	}
-	BUG_ON(n + has_mem(i) > 2);
+	BUG_ON(used > n);
 	return s;
 }
 
@@ -581,20 +649,22 @@ static void gen_copy(struct jt *t, unsigned k)
 	unsigned writes = (f->fl_w | f->fl_u) & X86_FL_STATUS, reads = f->fl_r & X86_FL_STATUS;
 	unsigned kill = f->flags & INSF_FL_COND ? 0 : writes;
 	struct opregs r = opregs(i);
-	struct scratches s = gen_scratches(i, &r);
-	bool swap = has_mem(i);
+	bool mem = has_mem(i);
+	struct jmem m = { .scratch = HR_T1 };
 
-	if (has_mem(i))
-		gen_mem(t, k);
+	if (mem)
+		m = gen_mem(t, k);
+	const unsigned free[] = { m.scratch, HR_T0 };
+	struct scratches s = gen_scratches(&r, free, mem ? 1 : 2);
 	/* It reads flags, or leaves some alone that are still wanted. */
 	if (reads || (writes && t->live[k] & ~kill))
-		jt_flags_host(t);
+		jt_flags_host_by(t, m.scratch);
 	opreg_load(t, &r.reg, s.reg);
 	if (s.rm != s.reg || !s.rm)
 		opreg_load(t, &r.rm, s.rm);
 	opreg_load(t, &r.vvvv, s.vvvv);
 	unsigned reg = r.raw_reg, rm = r.raw_rm, vvvv = r.raw_vvvv;
-	if (swap) {
+	if (mem) {
 		gen_swap_high(t, &r.reg);
 		r.reg.high = false;
 	}
@@ -602,14 +672,12 @@ static void gen_copy(struct jt *t, unsigned k)
 		reg = opreg_number(&r.reg, s.reg);
 	if (r.rm.used)
 		rm = opreg_number(&r.rm, s.rm);
-	if (has_mem(i))
-		rm = HR_T0;
 	if (r.vvvv.used)
 		vvvv = opreg_number(&r.vvvv, s.vvvv);
 	if (may_fault(i))
 		jt_fault(t, k);
-	gen_encode(t, i, &r, reg, rm, vvvv);
-	if (swap && i->flags & INSN_REG_HIGH)
+	gen_encode(t, i, &r, reg, rm, vvvv, mem ? &m : NULL);
+	if (mem && i->flags & INSN_REG_HIGH)
 		e_rr(&t->b, 0, 0x86, r.reg.g, r.reg.g + 4u);
 	/* reg after vvvv: MULX to one register twice leaves the high half there. */
 	opreg_store(t, &r.rm, s.rm);
@@ -704,17 +772,34 @@ static void gen_plus_r(struct jt *t, unsigned k)
 		e_gs(b, 1, 0x89, HR_T1, joff_gpr(g));
 }
 
+/* XCHG with memory where nobody else looks: without the LOCK that it implies. */
+static void gen_xchg_single(struct jt *t, unsigned k)
+{
+	const struct insn *i = &t->insn[k];
+	unsigned w = i->opsize == 8, r = home(i->reg);
+	struct jmem m = gen_mem(t, k);
+
+	e_mem(&t->b, w, 0x8b, m.scratch, &m);
+	e_mem(&t->b, w, 0x89, r, &m);
+	e_rr(&t->b, w, 0x89, m.scratch, r);
+}
+
+static bool is_xchg_single(const struct jt *t, const struct insn *i)
+{
+	return t->single && insn_forms[i->form].sop == SOP_XCHG && has_mem(i) && i->opsize >= 4 &&
+	       !in_memory(i->reg) && i->base != i->reg;
+}
+
 /* MOV between the accumulator and an address in the instruction. */
 static void gen_moffs(struct jt *t, unsigned k)
 {
 	const struct insn *i = &t->insn[k];
 	bool load = insn_forms[i->form].opnd[1].kind == OPND_MOFFS;
+	struct jmem m = gen_mem(t, k);
 
-	gen_mem(t, k);
 	if (i->opsize == 2)
 		e1(&t->b, 0x66);
-	e_rm(&t->b, i->opsize == 8, (load ? 0x8a : 0x88) | (i->opsize > 1), X86_RAX, HR_T0, -1, 0,
-	     0);
+	e_mem(&t->b, i->opsize == 8, (load ? 0x8a : 0x88) | (i->opsize > 1), X86_RAX, &m);
 }
 
 /* CLD, STD: DF is in scpu.rflags. */
@@ -749,7 +834,7 @@ static void gen_bit_string(struct jt *t, unsigned k)
 	e_rr(b, 1, 0xc1, 7, HR_T1);
 	e1(b, bits);
 	e_rm(b, i->adsize == 8, 0x8d, HR_T0, HR_T0, HR_T1, w ? 3 : 2, 0);
-	gen_lookup(t, k, i->opsize, f->mem_access & INSA_W);
+	(void)gen_lookup(t, k, i->opsize, f->mem_access & INSA_W);
 	if (i->flags & INSN_LOCK)
 		gen_check_aligned(t, k, i->opsize);
 	/* mov r11d, reg; and r11d, size * 8 - 1 */
@@ -765,7 +850,7 @@ static void gen_bit_string(struct jt *t, unsigned k)
 		jt_flags_host(t);
 		e_gs(b, 1, 0x8b, HR_T1, JOFF(jit_tmp[1]));
 	}
-	if (i->flags & INSN_LOCK)
+	if (wants_lock(t, i))
 		e1(b, 0xf0);
 	e_rm(b, w, 0x0f00 | i->opcode, HR_T1, HR_T0, -1, 0, 0);
 	t->fl_host = true;
@@ -793,16 +878,15 @@ static void gen_string(struct jt *t, unsigned k)
 
 /* ---- the stack ---- */
 
-/* r10: host address of what would be pushed; of the top (plus disp of another base). */
-static void gen_stack(struct jt *t, unsigned k, unsigned base, int disp, bool write)
+/* The word at base + disp of the stack. */
+static struct jmem gen_stack(struct jt *t, unsigned k, unsigned base, int disp, bool write)
 {
 	if (t->live_in)
 		jt_flags_mem(t);
-	if (disp)
-		e_rm(&t->b, t->is64, 0x8d, HR_T0, (int)base, -1, 0, disp);
-	else
-		e_rr(&t->b, t->is64, 0x8b, HR_T0, base);
-	gen_lookup(t, k, t->is64 ? 8 : 4, write);
+	if (t->is64)
+		return gen_lookup_base(t, k, base, disp, 8, write);
+	e_rm(&t->b, 0, 0x8d, HR_T0, (int)base, -1, 0, disp);
+	return gen_lookup(t, k, 4, write);
 }
 
 static void gen_sp_add(struct jt *t, int n)
@@ -821,26 +905,25 @@ static void gen_push(struct jt *t, unsigned k)
 	const struct insn_form *f = &insn_forms[i->form];
 	struct jbuf *b = &t->b;
 	unsigned kind = f->opnd[0].kind, r;
+	struct jmem m;
 
 	if (has_mem(i)) {
-		gen_mem(t, k);
-		/* mov r10, [r10]; keep it */
-		e_rm(b, t->is64, 0x8b, HR_T0, HR_T0, -1, 0, 0);
+		m = gen_mem(t, k);
+		e_mem(b, t->is64, 0x8b, HR_T0, &m);
 		e_gs(b, 1, 0x89, HR_T0, JOFF(jit_tmp[1]));
 	}
-	gen_stack(t, k, HR_SP, -word(t), true);
+	m = gen_stack(t, k, HR_SP, -word(t), true);
 	if (kind == OPND_IMM) {
-		/* mov [r10], imm32 */
-		e_rm(b, t->is64, 0xc7, 0, HR_T0, -1, 0, 0);
+		e_mem(b, t->is64, 0xc7, 0, &m);
 		e4(b, (uint32_t)i->imm);
 	} else {
 		if (has_mem(i)) {
-			r = HR_T1;
-			e_gs(b, 1, 0x8b, HR_T1, JOFF(jit_tmp[1]));
+			r = m.scratch;
+			e_gs(b, 1, 0x8b, r, JOFF(jit_tmp[1]));
 		} else {
-			r = gen_get(t, kind == OPND_REG ? i->reg : i->rm, HR_T1);
+			r = gen_get(t, kind == OPND_REG ? i->reg : i->rm, m.scratch);
 		}
-		e_rm(b, t->is64, 0x89, r, HR_T0, -1, 0, 0);
+		e_mem(b, t->is64, 0x89, r, &m);
 	}
 	gen_sp_add(t, -word(t));
 }
@@ -849,23 +932,25 @@ static void gen_pop(struct jt *t, unsigned k)
 {
 	const struct insn *i = &t->insn[k];
 	unsigned g = insn_forms[i->form].opnd[0].kind == OPND_REG ? i->reg : i->rm;
+	struct jmem m = gen_stack(t, k, HR_SP, 0, false);
 
-	gen_stack(t, k, HR_SP, 0, false);
 	if (g == X86_RSP) {
-		e_rm(&t->b, t->is64, 0x8b, HR_SP, HR_T0, -1, 0, 0);
+		e_mem(&t->b, t->is64, 0x8b, HR_SP, &m);
 		return;
 	}
-	e_rm(&t->b, t->is64, 0x8b, in_memory(g) ? (unsigned)HR_T1 : home(g), HR_T0, -1, 0, 0);
+	e_mem(&t->b, t->is64, 0x8b, in_memory(g) ? m.scratch : home(g), &m);
 	if (in_memory(g))
-		e_gs(&t->b, 1, 0x89, HR_T1, joff_gpr(g));
+		e_gs(&t->b, 1, 0x89, m.scratch, joff_gpr(g));
 	gen_sp_add(t, word(t));
 }
 
 static void gen_leave(struct jt *t, unsigned k)
 {
-	gen_stack(t, k, X86_RBP, 0, false);
+	struct jmem m = gen_stack(t, k, X86_RBP, 0, false);
+
+	/* The new frame last: the address is by the old one. */
 	e_rm(&t->b, t->is64, 0x8d, HR_SP, X86_RBP, -1, 0, word(t));
-	e_rm(&t->b, t->is64, 0x8b, X86_RBP, HR_T0, -1, 0, 0);
+	e_mem(&t->b, t->is64, 0x8b, X86_RBP, &m);
 }
 
 /* ---- system ---- */
@@ -899,9 +984,9 @@ static void gen_pushf(struct jt *t, unsigned k)
 	jt_flags_mem(t);
 	gen_read_rflags(t);
 	e_gs(b, 1, 0x89, HR_T0, JOFF(jit_tmp[1]));
-	gen_stack(t, k, HR_SP, -word(t), true);
-	e_gs(b, 1, 0x8b, HR_T1, JOFF(jit_tmp[1]));
-	e_rm(b, t->is64, 0x89, HR_T1, HR_T0, -1, 0, 0);
+	struct jmem m = gen_stack(t, k, HR_SP, -word(t), true);
+	e_gs(b, 1, 0x8b, m.scratch, JOFF(jit_tmp[1]));
+	e_mem(b, t->is64, 0x89, m.scratch, &m);
 	gen_sp_add(t, -word(t));
 }
 
@@ -1039,8 +1124,9 @@ static void gen_target(struct jt *t, unsigned k)
 	const struct insn *i = &t->insn[k];
 
 	if (has_mem(i)) {
-		gen_mem(t, k);
-		e_rm(&t->b, t->is64, 0x8b, HR_T0, HR_T0, -1, 0, 0);
+		struct jmem m = gen_mem(t, k);
+
+		e_mem(&t->b, t->is64, 0x8b, HR_T0, &m);
 		return;
 	}
 	unsigned r = gen_get(t, i->rm, HR_T0);
@@ -1075,11 +1161,11 @@ static void gen_call(struct jt *t, unsigned k)
 		gen_target(t, k);
 		e_gs(b, 1, 0x89, HR_T0, JOFF(jit_tmp[1]));
 	}
-	gen_stack(t, k, HR_SP, -word(t), true);
-	/* mov r11, gs:[jit_page]; add r11, next; mov [r10], r11 */
-	e_gs(b, 1, 0x8b, HR_T1, JOFF(jit_page));
-	e_rm(b, t->is64, 0x8d, HR_T1, HR_T1, -1, 0, (int32_t)jt_next(t, k));
-	e_rm(b, t->is64, 0x89, HR_T1, HR_T0, -1, 0, 0);
+	struct jmem m = gen_stack(t, k, HR_SP, -word(t), true);
+	/* mov scratch, gs:[jit_page]; lea scratch, [scratch + next]; mov [..], scratch */
+	e_gs(b, 1, 0x8b, m.scratch, JOFF(jit_page));
+	e_rm(b, t->is64, 0x8d, m.scratch, (int)m.scratch, -1, 0, (int32_t)jt_next(t, k));
+	e_mem(b, t->is64, 0x89, m.scratch, &m);
 	gen_sp_add(t, -word(t));
 	if (direct) {
 		jt_exit(t, k, branch_target(t, k), NULL);
@@ -1095,8 +1181,8 @@ static void gen_ret(struct jt *t, unsigned k)
 	const struct insn *i = &t->insn[k];
 	int drop = insn_forms[i->form].opnd[0].kind == OPND_IMM ? (int)(uint16_t)i->imm : 0;
 
-	gen_stack(t, k, HR_SP, 0, false);
-	e_rm(&t->b, t->is64, 0x8b, HR_T0, HR_T0, -1, 0, 0);
+	struct jmem m = gen_stack(t, k, HR_SP, 0, false);
+	e_mem(&t->b, t->is64, 0x8b, HR_T0, &m);
 	gen_sp_add(t, word(t) + drop);
 	gen_indirect(t, k);
 }
@@ -1227,6 +1313,8 @@ void jit_gen(struct jt *t, unsigned k)
 	}
 	if (is_plus_r(i))
 		gen_plus_r(t, k);
+	else if (is_xchg_single(t, i))
+		gen_xchg_single(t, k);
 	else if (f->opnd[0].kind == OPND_MOFFS || f->opnd[1].kind == OPND_MOFFS)
 		gen_moffs(t, k);
 	else

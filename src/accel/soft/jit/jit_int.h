@@ -188,7 +188,8 @@ void jit_jump_fill(struct scpu *c, uint32_t j);
 
 /* Pieces that thunks and blocks share. */
 void jit_emit_save_flags(struct jbuf *b);
-void jit_emit_load_flags(struct jbuf *b);
+/* Changes the scratch register. */
+void jit_emit_load_flags(struct jbuf *b, unsigned scratch);
 /* Look r10 up in the jump cache and go; falls through, r10 unchanged, when it is not there. */
 void jit_emit_jump(struct jbuf *b, bool ac);
 
@@ -243,6 +244,8 @@ struct jt {
 	struct sblock *sb;
 	const uint8_t *bytes;
 	bool is64;
+	/* The VM has one vCPU. */
+	bool single;
 	/* Instructions as they are encoded, not as bind.c changed them. */
 	unsigned n;
 	struct insn insn[SOFT_BLOCK_MAX];
@@ -271,6 +274,7 @@ struct jcold *jt_cold(struct jt *t, enum jcold_kind kind, uint8_t *from, uint32_
 /* The flags are in scpu.fl; in RFLAGS. */
 void jt_flags_mem(struct jt *t);
 void jt_flags_host(struct jt *t);
+void jt_flags_host_by(struct jt *t, unsigned scratch);
 /* A direct exit; from: the rel32 that goes to it, NULL: it is written here. */
 void jt_exit(struct jt *t, unsigned k, int64_t target, uint8_t *from);
 /* The address after instruction k, from the page's beginning. */

@@ -38,13 +38,13 @@ void jit_emit_save_flags(struct jbuf *b)
 	e_rr(b, 1, 0x89, HR_T1, X86_RAX);
 }
 
-void jit_emit_load_flags(struct jbuf *b)
+void jit_emit_load_flags(struct jbuf *b, unsigned scratch)
 {
-	/* mov r11, rax; movzx eax, word gs:[fl]; add al, 0x7f; sahf; mov rax, r11 */
-	e_rr(b, 1, 0x89, X86_RAX, HR_T1);
+	/* mov scratch, rax; movzx eax, word gs:[fl]; add al, 0x7f; sahf; mov rax, scratch */
+	e_rr(b, 1, 0x89, X86_RAX, scratch);
 	e_gs(b, 0, 0x0fb7, X86_RAX, JOFF(fl));
 	E_STR(b, "\x04\x7f\x9e");
-	e_rr(b, 1, 0x89, HR_T1, X86_RAX);
+	e_rr(b, 1, 0x89, scratch, X86_RAX);
 }
 
 /* vmovdqa, or movaps, of vector register n */
