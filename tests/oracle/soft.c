@@ -130,7 +130,6 @@ void orc_soft_init(void)
 	cpu32 = cpu_make(1, 32);
 	cpu16 = cpu_make(2, 16);
 	cpu = cpu64;
-	jit_thread(cpu);
 	sync_enter(cpu);
 }
 
@@ -141,7 +140,6 @@ static void use(struct scpu *c)
 		return;
 	sync_leave(cpu);
 	cpu = c;
-	jit_thread(cpu);
 	sync_enter(cpu);
 }
 

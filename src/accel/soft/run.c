@@ -8,7 +8,6 @@
  * run_events() looks at all of them each time.
  */
 #include "accel/soft/insn.h"
-#include "accel/soft/jit/jit.h"
 #include "accel/soft/mem.h"
 #include "accel/soft/sys_int.h"
 
@@ -253,7 +252,6 @@ enum accel_exit soft_run(struct accel_vcpu *v, struct err *e)
 	struct soft_run *r = c->run;
 
 	r->exit = ACCEL_EXIT_SHUTDOWN;
-	jit_thread(c);
 	sync_enter(c);
 	sync_set_req(c);
 	r->trap_set = true;

@@ -454,11 +454,14 @@ static int soft_vcpu_new(struct accel_vm *vm, unsigned index, struct accel_vcpu 
 {
 	struct soft_shared *sh = shared_of(vm);
 	/* Zeroed, and what is not touched is not there: the jump cache is large. */
-	struct scpu *c =
-		mmap(NULL, VCPU_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct scpu *c = sh->jit ? jit_alloc_low(VCPU_BYTES)
+				 : mmap(NULL, VCPU_BYTES, PROT_READ | PROT_WRITE,
+					MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (c == MAP_FAILED)
-		return err_set(e, ENOMEM, "no memory for a vCPU");
+	if (!c || c == MAP_FAILED)
+		return err_set(e, ENOMEM, "no memory for a vCPU%s",
+			       sh->jit ? " below 2 GiB (--accel soft,jit=off needs none there)"
+				       : "");
 	c->v.vm = vm;
 	c->v.index = index;
 	c->v.apic_id = index;

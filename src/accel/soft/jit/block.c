@@ -92,8 +92,8 @@ void jt_exit(struct jt *t, unsigned k, int64_t target, uint8_t *from)
 
 static void cold_fill(struct jt *t, const struct jcold *k)
 {
-	/* xor r10, gs:[r11 + tags]: the address again */
-	e_gs_r11(&t->b, 1, 0x33, HR_T0, k->tags);
+	/* xor r10, [r11 + tags]: the address again */
+	e_env_r11(&t->b, 1, 0x33, HR_T0, k->tags);
 	e_mov_imm(&t->b, HR_T1, k->arg);
 	e_call(&t->b, t->j->rw + (k->kind == JCOLD_FILL_R ? t->j->fill_r : t->j->fill_w));
 	e_jmp(&t->b, k->back);
@@ -195,8 +195,8 @@ static void block_units(struct jt *t)
 	for (unsigned u = 0; u < 2; u++) {
 		if (!(u ? x87 : vec))
 			continue;
-		/* cmp byte gs:[..], 0; je */
-		e_gs(&t->b, 0, 0x80, 7, u ? JOFF(jit_x87) : JOFF(jit_vec));
+		/* cmp byte [..], 0; je */
+		e_env(&t->b, 0, 0x80, 7, u ? JOFF(jit_x87) : JOFF(jit_vec));
 		e1(&t->b, 0);
 		struct jcold *k =
 			jt_cold(t, u ? JCOLD_X87 : JCOLD_VEC, e_jcc(&t->b, E_CC_Z, NULL), 0);
@@ -237,7 +237,7 @@ uint32_t jit_translate(struct scpu *c, struct sblock *sb, const uint8_t *page, u
 	if (!t.can[0])
 		return 0;
 	t.block = j->nblock++;
-	t.b = (struct jbuf){ j->rw + j->used, j->rx - j->rw };
+	t.b = (struct jbuf){ j->rw + j->used, jit_env(c) };
 	*nb = (struct jblock){
 		.sb = sb,
 		.rw = t.b.p,

@@ -3,10 +3,11 @@
 
 #include "accel/soft/soft_int.h"
 
-/* A place in the code cache: p is where it is written, p + rx where it runs. */
+/* A place in the code cache: p is where it is written.  env: address of the vCPU, below 2 GiB, so
+ * that its fields are at absolute addresses. */
 struct jbuf {
 	uint8_t *p;
-	ptrdiff_t rx;
+	uint32_t env;
 };
 
 static inline void e1(struct jbuf *b, unsigned v)
@@ -92,18 +93,16 @@ static inline void e_rm(struct jbuf *b, unsigned w, unsigned op, unsigned reg, i
 	e_modrm(b, reg, base, index, scale, disp);
 }
 
-/* op reg, gs:[off]: a field of struct scpu. */
-static inline void e_gs(struct jbuf *b, unsigned w, unsigned op, unsigned reg, size_t off)
+/* op reg, [off of struct scpu] */
+static inline void e_env(struct jbuf *b, unsigned w, unsigned op, unsigned reg, size_t off)
 {
-	e1(b, 0x65);
-	e_rm(b, w, op, reg, -1, -1, 0, (int32_t)off);
+	e_rm(b, w, op, reg, -1, -1, 0, (int32_t)(b->env + off));
 }
 
-/* op reg, gs:[r11 + off] */
-static inline void e_gs_r11(struct jbuf *b, unsigned w, unsigned op, unsigned reg, size_t off)
+/* op reg, [r11 + off of struct scpu] */
+static inline void e_env_r11(struct jbuf *b, unsigned w, unsigned op, unsigned reg, size_t off)
 {
-	e1(b, 0x65);
-	e_rm(b, w, op, reg, -1, X86_R11, 0, (int32_t)off);
+	e_rm(b, w, op, reg, X86_R11, -1, 0, (int32_t)(b->env + off));
 }
 
 /* mov r, imm: the shortest that sets all 64 bits. */

@@ -325,16 +325,16 @@ static void gen_lin(struct jt *t, const struct insn *i)
 	int64_t disp = i->disp;
 
 	if (i->base == SREG_RIP) {
-		e_gs(b, 1, 0x8b, HR_T0, JOFF(jit_page));
+		e_env(b, 1, 0x8b, HR_T0, JOFF(jit_page));
 		base = HR_T0;
 	} else if (i->base != SREG_NONE && in_memory(i->base)) {
-		e_gs(b, 1, 0x8b, HR_T0, joff_gpr(i->base));
+		e_env(b, 1, 0x8b, HR_T0, joff_gpr(i->base));
 		base = HR_T0;
 	} else if (i->base != SREG_NONE) {
 		base = (int)home(i->base);
 	}
 	if (i->index != SREG_NONE && in_memory(i->index)) {
-		e_gs(b, 1, 0x8b, HR_T1, joff_gpr(i->index));
+		e_env(b, 1, 0x8b, HR_T1, joff_gpr(i->index));
 		index = HR_T1;
 	} else if (i->index != SREG_NONE) {
 		index = (int)home(i->index);
@@ -350,7 +350,7 @@ static void gen_lin(struct jt *t, const struct insn *i)
 static void gen_seg(struct jt *t, unsigned seg)
 {
 	if (!(t->mode >> (JM_BASE0_SHIFT + seg) & 1))
-		e_gs(&t->b, t->is64, 0x03, HR_T0, JOFF(sbase) + 8ul * seg);
+		e_env(&t->b, t->is64, 0x03, HR_T0, JOFF(sbase) + 8ul * seg);
 }
 
 /*
@@ -393,8 +393,8 @@ static void gen_check(struct jt *t, unsigned k, unsigned size, bool write, uint8
 	/* and r11d, (STLB_SIZE - 1) * 16 */
 	E_STR(b, "\x41\x81\xe3");
 	e4(b, (STLB_SIZE - 1) * (uint32_t)sizeof(struct stlb));
-	/* xor r10, gs:[r11 + tag]; cmp r10, 4096 - size; ja */
-	e_gs_r11(b, 1, 0x33, HR_T0, set + offsetof(struct stlb, tag));
+	/* xor r10, [r11 + tag]; cmp r10, 4096 - size; ja */
+	e_env_r11(b, 1, 0x33, HR_T0, set + offsetof(struct stlb, tag));
 	E_STR(b, "\x49\x81\xfa");
 	e4(b, 4096 - size);
 	uint8_t *miss = e_jcc(b, E_CC_A, NULL);
@@ -402,13 +402,13 @@ static void gen_check(struct jt *t, unsigned k, unsigned size, bool write, uint8
 		jt_cold(t, write ? JCOLD_FILL_W : JCOLD_FILL_R, miss, jit_desc(t->block, k, log));
 	c->tags = (uint32_t)(set + offsetof(struct stlb, tag));
 	if (again) {
-		/* mov r11, gs:[r11 + addend] */
-		e_gs_r11(b, 1, 0x8b, HR_T1, set + offsetof(struct stlb, addend));
+		/* mov r11, [r11 + addend] */
+		e_env_r11(b, 1, 0x8b, HR_T1, set + offsetof(struct stlb, addend));
 		c->back = again;
 	} else {
-		/* add r10, gs:[r11 + tag]; add r10, gs:[r11 + addend] */
-		e_gs_r11(b, 1, 0x03, HR_T0, set + offsetof(struct stlb, tag));
-		e_gs_r11(b, 1, 0x03, HR_T0, set + offsetof(struct stlb, addend));
+		/* add r10, [r11 + tag]; add r10, [r11 + addend] */
+		e_env_r11(b, 1, 0x03, HR_T0, set + offsetof(struct stlb, tag));
+		e_env_r11(b, 1, 0x03, HR_T0, set + offsetof(struct stlb, addend));
 		c->back = b->p;
 	}
 	t->fl_host = false;
@@ -523,13 +523,14 @@ static bool vex_w(const struct jt *t, const struct insn *i)
 	return i->flags & INSN_REXW;
 }
 
-static void gen_vex_head(struct jt *t, const struct insn *i, unsigned reg, unsigned x,
-			 unsigned rm, unsigned vvvv)
+static void gen_vex_head(struct jt *t, const struct insn *i, unsigned reg, unsigned x, unsigned rm,
+			 unsigned vvvv)
 {
 	struct jbuf *b = &t->b;
 
 	e1(b, 0xc4);
-	e1(b, (reg & 8 ? 0 : 0x80) | (x & 8 ? 0 : 0x40) | (rm & 8 ? 0 : 0x20) | (i->enc & INSN_ENC_MAP));
+	e1(b, (reg & 8 ? 0 : 0x80) | (x & 8 ? 0 : 0x40) | (rm & 8 ? 0 : 0x20) |
+		      (i->enc & INSN_ENC_MAP));
 	e1(b, (vex_w(t, i) ? 0x80u : 0) | (~vvvv & 15) << 3 | (i->flags & INSN_VEXL ? 4u : 0) |
 		      (i->enc & INSN_ENC_PP) >> INSN_ENC_PP_SHIFT);
 }
@@ -597,13 +598,13 @@ static void gen_swap_high(struct jt *t, const struct opreg *o)
 static void opreg_load(struct jt *t, const struct opreg *o, unsigned scratch)
 {
 	if (o->used && in_memory(o->g))
-		e_gs(&t->b, 1, 0x8b, scratch, joff_gpr(o->g));
+		e_env(&t->b, 1, 0x8b, scratch, joff_gpr(o->g));
 }
 
 static void opreg_store(struct jt *t, const struct opreg *o, unsigned scratch)
 {
 	if (o->used && in_memory(o->g) && o->access & INSA_W)
-		e_gs(&t->b, 1, 0x89, scratch, joff_gpr(o->g));
+		e_env(&t->b, 1, 0x89, scratch, joff_gpr(o->g));
 }
 
 /* May it fault on the host where it does not on the look-up? */
@@ -700,7 +701,7 @@ static void gen_put(struct jt *t, unsigned g, unsigned w, unsigned from)
 	}
 	if (!w)
 		e_rr(&t->b, 0, 0x89, from, from);
-	e_gs(&t->b, 1, 0x89, from, joff_gpr(g));
+	e_env(&t->b, 1, 0x89, from, joff_gpr(g));
 }
 
 /* Guest register g as a host register: its own, or `scratch`, loaded. */
@@ -708,7 +709,7 @@ static unsigned gen_get(struct jt *t, unsigned g, unsigned scratch)
 {
 	if (!in_memory(g))
 		return home(g);
-	e_gs(&t->b, 1, 0x8b, scratch, joff_gpr(g));
+	e_env(&t->b, 1, 0x8b, scratch, joff_gpr(g));
 	return scratch;
 }
 
@@ -726,7 +727,7 @@ static void gen_lea(struct jt *t, const struct insn *i)
 	e1(&t->b, 0x66);
 	e_rr(&t->b, 0, 0x89, HR_T0, r);
 	if (in_memory(i->reg))
-		e_gs(&t->b, 1, 0x89, HR_T1, joff_gpr(i->reg));
+		e_env(&t->b, 1, 0x89, HR_T1, joff_gpr(i->reg));
 }
 
 /* MOV r, imm; BSWAP; XCHG rAX, r; INC and DEC of one byte: a register in the opcode. */
@@ -769,7 +770,7 @@ static void gen_plus_r(struct jt *t, unsigned k)
 	}
 	}
 	if (in_memory(g))
-		e_gs(b, 1, 0x89, HR_T1, joff_gpr(g));
+		e_env(b, 1, 0x89, HR_T1, joff_gpr(g));
 }
 
 /* XCHG with memory where nobody else looks: without the LOCK that it implies. */
@@ -807,8 +808,8 @@ static void gen_df(struct jt *t, bool set)
 {
 	if (t->live_in)
 		jt_flags_mem(t);
-	/* and, or byte gs:[rflags + 1], imm8 */
-	e_gs(&t->b, 0, 0x80, set ? 1 : 4, JOFF(rflags) + 1);
+	/* and, or byte [rflags + 1], imm8 */
+	e_env(&t->b, 0, 0x80, set ? 1 : 4, JOFF(rflags) + 1);
 	e1(&t->b, set ? 4 : 0xfb);
 	t->fl_host = false;
 }
@@ -839,16 +840,16 @@ static void gen_bit_string(struct jt *t, unsigned k)
 		gen_check_aligned(t, k, i->opsize);
 	/* mov r11d, reg; and r11d, size * 8 - 1 */
 	if (in_memory(i->reg))
-		e_gs(b, 1, 0x8b, HR_T1, joff_gpr(i->reg));
+		e_env(b, 1, 0x8b, HR_T1, joff_gpr(i->reg));
 	else
 		e_rr(b, 0, 0x8b, HR_T1, r);
 	e_rr(b, 0, 0x83, 4, HR_T1);
 	e1(b, i->opsize * 8u - 1);
 	/* ZF is left alone. */
 	if (t->live[k] & ~(f->fl_w | f->fl_u)) {
-		e_gs(b, 1, 0x89, HR_T1, JOFF(jit_tmp[1]));
+		e_env(b, 1, 0x89, HR_T1, JOFF(jit_tmp[1]));
 		jt_flags_host(t);
-		e_gs(b, 1, 0x8b, HR_T1, JOFF(jit_tmp[1]));
+		e_env(b, 1, 0x8b, HR_T1, JOFF(jit_tmp[1]));
 	}
 	if (wants_lock(t, i))
 		e1(b, 0xf0);
@@ -910,7 +911,7 @@ static void gen_push(struct jt *t, unsigned k)
 	if (has_mem(i)) {
 		m = gen_mem(t, k);
 		e_mem(b, t->is64, 0x8b, HR_T0, &m);
-		e_gs(b, 1, 0x89, HR_T0, JOFF(jit_tmp[1]));
+		e_env(b, 1, 0x89, HR_T0, JOFF(jit_tmp[1]));
 	}
 	m = gen_stack(t, k, HR_SP, -word(t), true);
 	if (kind == OPND_IMM) {
@@ -919,7 +920,7 @@ static void gen_push(struct jt *t, unsigned k)
 	} else {
 		if (has_mem(i)) {
 			r = m.scratch;
-			e_gs(b, 1, 0x8b, r, JOFF(jit_tmp[1]));
+			e_env(b, 1, 0x8b, r, JOFF(jit_tmp[1]));
 		} else {
 			r = gen_get(t, kind == OPND_REG ? i->reg : i->rm, m.scratch);
 		}
@@ -940,7 +941,7 @@ static void gen_pop(struct jt *t, unsigned k)
 	}
 	e_mem(&t->b, t->is64, 0x8b, in_memory(g) ? m.scratch : home(g), &m);
 	if (in_memory(g))
-		e_gs(&t->b, 1, 0x89, m.scratch, joff_gpr(g));
+		e_env(&t->b, 1, 0x89, m.scratch, joff_gpr(g));
 	gen_sp_add(t, word(t));
 }
 
@@ -955,10 +956,10 @@ static void gen_leave(struct jt *t, unsigned k)
 
 /* ---- system ---- */
 
-/* and (4), or (1) dword gs:[rflags], imm32 */
+/* and (4), or (1) dword [rflags], imm32 */
 static void gen_rflags(struct jt *t, unsigned op, uint32_t v)
 {
-	e_gs(&t->b, 0, 0x81, op, JOFF(rflags));
+	e_env(&t->b, 0, 0x81, op, JOFF(rflags));
 	e4(&t->b, v);
 }
 
@@ -967,12 +968,12 @@ static void gen_read_rflags(struct jt *t)
 {
 	struct jbuf *b = &t->b;
 
-	/* movzx r10d, word gs:[fl]; mov r11d, r10d; shr r10d, 8; and r10d, 0xd5 */
-	e_gs(b, 0, 0x0fb7, HR_T0, JOFF(fl));
+	/* movzx r10d, word [fl]; mov r11d, r10d; shr r10d, 8; and r10d, 0xd5 */
+	e_env(b, 0, 0x0fb7, HR_T0, JOFF(fl));
 	E_STR(b, "\x45\x89\xd3\x41\xc1\xea\x08\x41\x81\xe2\xd5\0\0\0");
-	/* and r11d, 1; shl r11d, 11; or r10d, r11d; or r10, gs:[rflags]; and r10d, ~(RF | VM) */
+	/* and r11d, 1; shl r11d, 11; or r10d, r11d; or r10, [rflags]; and r10d, ~(RF | VM) */
 	E_STR(b, "\x41\x83\xe3\x01\x41\xc1\xe3\x0b\x45\x09\xda");
-	e_gs(b, 1, 0x0b, HR_T0, JOFF(rflags));
+	e_env(b, 1, 0x0b, HR_T0, JOFF(rflags));
 	E_STR(b, "\x41\x81\xe2");
 	e4(b, ~(uint32_t)(X86_FL_RF | X86_FL_VM));
 }
@@ -983,9 +984,9 @@ static void gen_pushf(struct jt *t, unsigned k)
 
 	jt_flags_mem(t);
 	gen_read_rflags(t);
-	e_gs(b, 1, 0x89, HR_T0, JOFF(jit_tmp[1]));
+	e_env(b, 1, 0x89, HR_T0, JOFF(jit_tmp[1]));
 	struct jmem m = gen_stack(t, k, HR_SP, -word(t), true);
-	e_gs(b, 1, 0x8b, m.scratch, JOFF(jit_tmp[1]));
+	e_env(b, 1, 0x8b, m.scratch, JOFF(jit_tmp[1]));
 	e_mem(b, t->is64, 0x89, m.scratch, &m);
 	gen_sp_add(t, -word(t));
 }
@@ -993,8 +994,8 @@ static void gen_pushf(struct jt *t, unsigned k)
 /* STI: where an interrupt waits for it the interpreter sees to that and to the shadow. */
 static void gen_sti(struct jt *t, unsigned k)
 {
-	/* cmp byte gs:[irq_waits], 0; jne */
-	e_gs(&t->b, 0, 0x80, 7, JOFF(irq_waits));
+	/* cmp byte [irq_waits], 0; jne */
+	e_env(&t->b, 0, 0x80, 7, JOFF(irq_waits));
 	e1(&t->b, 0);
 	jt_cold(t, JCOLD_INTERP, e_jcc(&t->b, E_CC_NZ, NULL), jit_desc(t->block, k, 0));
 	gen_rflags(t, 1, X86_FL_IF);
@@ -1004,21 +1005,21 @@ static void gen_rdtsc(struct jt *t, bool aux)
 {
 	struct jbuf *b = &t->b;
 
-	/* rdtsc; shl rdx, 32; or rax, rdx; add rax, gs:[tsc_offset] */
+	/* rdtsc; shl rdx, 32; or rax, rdx; add rax, [tsc_offset] */
 	E_STR(b, "\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0");
-	e_gs(b, 1, 0x03, X86_RAX, JOFF(tsc_offset));
+	e_env(b, 1, 0x03, X86_RAX, JOFF(tsc_offset));
 	/* mov rdx, rax; shr rdx, 32; mov eax, eax */
 	E_STR(b, "\x48\x89\xc2\x48\xc1\xea\x20\x89\xc0");
 	if (aux)
-		e_gs(b, 0, 0x8b, X86_RCX, JOFF(tsc_aux));
+		e_env(b, 0, 0x8b, X86_RCX, JOFF(tsc_aux));
 }
 
 /* Now and then the interpreter sees one, and may let another thread run. */
 static void gen_pause(struct jt *t, unsigned k)
 {
-	/* pause; sub dword gs:[jit_pauses], 1; js */
+	/* pause; sub dword [jit_pauses], 1; js */
 	E_STR(&t->b, "\xf3\x90");
-	e_gs(&t->b, 0, 0x83, 5, JOFF(jit_pauses));
+	e_env(&t->b, 0, 0x83, 5, JOFF(jit_pauses));
 	e1(&t->b, 1);
 	jt_cold(t, JCOLD_INTERP, e_jcc(&t->b, E_CC_S, NULL), jit_desc(t->block, k, 0));
 }
@@ -1027,11 +1028,11 @@ static void gen_swapgs(struct jt *t)
 {
 	struct jbuf *b = &t->b;
 
-	e_gs(b, 1, 0x8b, HR_T0, JOFF(kernel_gs_base));
-	e_gs(b, 1, 0x8b, HR_T1, JOFF(sbase[X86_GS]));
-	e_gs(b, 1, 0x89, HR_T0, JOFF(sbase[X86_GS]));
-	e_gs(b, 1, 0x89, HR_T0, JOFF(seg[X86_GS].base));
-	e_gs(b, 1, 0x89, HR_T1, JOFF(kernel_gs_base));
+	e_env(b, 1, 0x8b, HR_T0, JOFF(kernel_gs_base));
+	e_env(b, 1, 0x8b, HR_T1, JOFF(sbase[X86_GS]));
+	e_env(b, 1, 0x89, HR_T0, JOFF(sbase[X86_GS]));
+	e_env(b, 1, 0x89, HR_T0, JOFF(seg[X86_GS].base));
+	e_env(b, 1, 0x89, HR_T1, JOFF(kernel_gs_base));
 }
 
 /* STAC, CLAC: what follows in the block uses the other set of translations. */
@@ -1043,14 +1044,14 @@ static void gen_ac(struct jt *t, bool on)
 	gen_rflags(t, on ? 1 : 4, on ? X86_FL_AC : ~(uint32_t)X86_FL_AC);
 	if (!(t->mode & JM_SMAP))
 		return;
-	e_gs(b, 0, 0xc6, 0, JOFF(mmu_index));
+	e_env(b, 0, 0xc6, 0, JOFF(mmu_index));
 	e1(b, mmu);
-	e_gs(b, 1, 0x8b, HR_T0, JOFF(mmu));
+	e_env(b, 1, 0x8b, HR_T0, JOFF(mmu));
 	e_rm(b, 0, 0xc7, 0, HR_T0, -1, 0, offsetof(struct soft_mmu, acc));
 	e4(b, on ? SACC_AC : 0);
-	e_gs(b, 1, 0x8b, HR_T0, JOFF(jit_self));
+	e_env(b, 1, 0x8b, HR_T0, JOFF(jit_self));
 	e_rm(b, 1, 0x8d, HR_T0, HR_T0, -1, 0, (int32_t)JOFF(tlbs[mmu]));
-	e_gs(b, 1, 0x89, HR_T0, JOFF(tlb));
+	e_env(b, 1, 0x89, HR_T0, JOFF(tlb));
 	t->mode = (t->mode & ~(uint32_t)JM_MMU) | mmu << JM_MMU_SHIFT;
 }
 
@@ -1159,11 +1160,11 @@ static void gen_call(struct jt *t, unsigned k)
 
 	if (!direct) {
 		gen_target(t, k);
-		e_gs(b, 1, 0x89, HR_T0, JOFF(jit_tmp[1]));
+		e_env(b, 1, 0x89, HR_T0, JOFF(jit_tmp[1]));
 	}
 	struct jmem m = gen_stack(t, k, HR_SP, -word(t), true);
-	/* mov scratch, gs:[jit_page]; lea scratch, [scratch + next]; mov [..], scratch */
-	e_gs(b, 1, 0x8b, m.scratch, JOFF(jit_page));
+	/* mov scratch, [jit_page]; lea scratch, [scratch + next]; mov [..], scratch */
+	e_env(b, 1, 0x8b, m.scratch, JOFF(jit_page));
 	e_rm(b, t->is64, 0x8d, m.scratch, (int)m.scratch, -1, 0, (int32_t)jt_next(t, k));
 	e_mem(b, t->is64, 0x89, m.scratch, &m);
 	gen_sp_add(t, -word(t));
@@ -1172,7 +1173,7 @@ static void gen_call(struct jt *t, unsigned k)
 		t->ended = true;
 		return;
 	}
-	e_gs(b, 1, 0x8b, HR_T0, JOFF(jit_tmp[1]));
+	e_env(b, 1, 0x8b, HR_T0, JOFF(jit_tmp[1]));
 	gen_indirect(t, k);
 }
 

@@ -11,14 +11,13 @@
 #include "base/bug.h"
 #include "base/thread.h"
 
-#include <asm/prctl.h>
 #include <cpuid.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
+#include <sys/random.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -132,6 +131,33 @@ static void *jit_table(size_t size)
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	return p == MAP_FAILED ? NULL : p;
+}
+
+/*
+ * Somewhere below 2 GiB, where nobody can tell: [64 KiB, 2 GiB - size) at random, and not over what
+ * is there.
+ */
+void *jit_alloc_low(size_t size)
+{
+	enum {
+		TRIES = 64,
+	};
+	const uint64_t first = 0x10000, end = 0x80000000 - size;
+
+	for (unsigned k = 0; k < TRIES; k++) {
+		uint64_t r;
+
+		if (getrandom(&r, sizeof(r), 0) != sizeof(r))
+			break;
+		void *at = (void *)(uintptr_t)((first + r % (end - first)) & ~0xfffull);
+		void *p = mmap(at, size, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+		if (p == at)
+			return p;
+		if (p != MAP_FAILED)
+			munmap(p, size);
+	}
+	return NULL;
 }
 
 static int jit_map(struct soft_jit *j)
@@ -267,12 +293,6 @@ uint32_t jit_find(const struct scpu *c, uint32_t first, uint32_t mode)
 }
 
 /* ---- in and out ---- */
-
-void jit_thread(struct scpu *c)
-{
-	if (c->jit)
-		syscall(SYS_arch_prctl, ARCH_SET_GS, c);
-}
 
 void jit_forget_exit(struct scpu *c)
 {

@@ -41,8 +41,8 @@ uint32_t jit_find(const struct scpu *c, uint32_t first, uint32_t mode);
  */
 uint32_t jit_translate(struct scpu *c, struct sblock *b, const uint8_t *page, uint32_t mode);
 bool jit_full(const struct scpu *c);
-/* In a thread before it runs this vCPU. */
-void jit_thread(struct scpu *c);
+/* Zeroed memory for a vCPU that is translated; NULL: there is none. */
+void *jit_alloc_low(size_t size);
 /* A signal's handler: was it translated code?  Then the context was changed and it can return. */
 bool jit_signal(void *ucontext);
 /* Run from block j on, which begins at RIP; comes back when something has to be done in C. */

@@ -6,7 +6,7 @@
  *	r9	the guest's rsp
  *	r10 r11	scratch; the guest's r9, r10, r11 are in scpu.gpr
  *	rsp	the C stack
- *	gs	base: struct scpu
+ * struct scpu lies below 2 GiB, and its fields are used by their addresses.
  * Between two blocks the guest's status flags are in scpu.fl, unless the second one does not need
  * them.  Inside a block they are in the host's RFLAGS or in scpu.fl or in both: struct jt knows.
  * The vector registers and MXCSR hold the guest's while scpu.jit_vec is set, the x87 unit while
@@ -154,8 +154,8 @@ struct soft_jit {
 	/* Hashed linear pages that the jump cache or a link may lead to. */
 	uint64_t seen[64];
 	/* Thunks, offsets in the code. */
-	uint32_t enter, fill_r, fill_w, exit_link, exit_interp, exit_branch, exit_branch_ac, exit_dead, jump, jump_ac, str,
-		syscall, sysret, load_vec, load_x87;
+	uint32_t enter, fill_r, fill_w, exit_link, exit_interp, exit_branch, exit_branch_ac,
+		exit_dead, jump, jump_ac, str, syscall, sysret, load_vec, load_x87;
 	/* What the host has. */
 	bool bmi2, xsave;
 	/* Where blocks begin. */
@@ -167,6 +167,11 @@ struct soft_jit {
 };
 
 #define JOFF(field) offsetof(struct scpu, field)
+
+static inline uint32_t jit_env(const struct scpu *c)
+{
+	return (uint32_t)(uintptr_t)c;
+}
 
 static inline size_t joff_gpr(unsigned g)
 {

@@ -53,8 +53,8 @@ static void slot_near(const struct soft_jit *j, struct jbuf *b, uint32_t exit,
 	if (x->unsaved && to->needs_flags)
 		jit_emit_save_flags(b);
 	if (x->back) {
-		/* cmp dword gs:[exit_req], 0; jne ask */
-		e_gs(b, 0, 0x83, 7, JOFF(exit_req));
+		/* cmp dword [exit_req], 0; jne ask */
+		e_env(b, 0, 0x83, 7, JOFF(exit_req));
 		e1(b, 0);
 		ask = e_jcc(b, E_CC_NZ, NULL);
 	}
@@ -73,17 +73,17 @@ static void slot_far(const struct scpu *c, struct jbuf *b, uint32_t exit, const 
 
 	if (x->unsaved)
 		jit_emit_save_flags(b);
-	/* cmp dword gs:[jit_id], id; jne other */
-	e_gs(b, 0, 0x81, 7, JOFF(jit_id));
+	/* cmp dword [jit_id], id; jne other */
+	e_env(b, 0, 0x81, 7, JOFF(jit_id));
 	e4(b, j->last_id);
 	uint8_t *other = e_jcc(b, E_CC_NZ, NULL);
-	/* add gs:[jit_page], distance */
-	e_gs(b, is64, 0x81, 0, JOFF(jit_page));
+	/* add [jit_page], distance */
+	e_env(b, is64, 0x81, 0, JOFF(jit_page));
 	e4(b, (uint32_t)(x->target & ~0xfffll));
 	e_jmp(b, to->rw);
 	e_patch(other, b->p);
-	/* mov r10, gs:[jit_page]; add r10, target; jmp jump */
-	e_gs(b, 1, 0x8b, HR_T0, JOFF(jit_page));
+	/* mov r10, [jit_page]; add r10, target; jmp jump */
+	e_env(b, 1, 0x8b, HR_T0, JOFF(jit_page));
 	e_rr(b, is64, 0x81, 0, HR_T0);
 	e4(b, (uint32_t)x->target);
 	e_jmp(b, j->rw + (jit_is_ac(x->mode) ? j->jump_ac : j->jump));
@@ -93,7 +93,7 @@ void jit_exit_write(struct scpu *c, uint32_t exit, uint32_t to)
 {
 	struct soft_jit *j = c->jit;
 	const struct jexit *x = &j->exit[exit];
-	struct jbuf b = { x->slot, j->rx - j->rw };
+	struct jbuf b = { x->slot, jit_env(c) };
 
 	if (!to) {
 		if (x->unsaved)
@@ -131,7 +131,7 @@ void jit_kill(struct scpu *c, uint32_t first)
 
 	for (uint32_t n = first; n; n = j->block[n].next) {
 		struct jblock *t = &j->block[n];
-		struct jbuf b = { t->rw, j->rx - j->rw };
+		struct jbuf b = { t->rw, jit_env(c) };
 
 		t->dead = true;
 		e_jmp(&b, j->rw + t->dead_off);
@@ -189,8 +189,8 @@ void jit_jump_fill(struct scpu *c, uint32_t n)
 	const struct jblock *t = &j->block[n];
 	uint64_t va = jit_jump_va(t->mode, c->rip);
 	uint32_t at = (uint32_t)c->rip * SJUMP_MUL >> SJUMP_SHIFT;
-	struct sjump *s = (struct sjump *)((uint8_t *)c->jump +
-					   (at & (SJUMPS - 1) * (uint32_t)SJUMP_PAIR));
+	struct sjump *s =
+		(struct sjump *)((uint8_t *)c->jump + (at & (SJUMPS - 1) * (uint32_t)SJUMP_PAIR));
 	unsigned p = seen_slot(c->rip);
 
 	j->seen[p >> 6] |= 1ull << (p & 63);

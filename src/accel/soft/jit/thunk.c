@@ -26,23 +26,23 @@ static void emit_homes(struct jbuf *b, bool store, bool all)
 {
 	for (unsigned k = 0; k < COUNT_OF(homes); k++)
 		if (all || caller_saved(homes[k][1]))
-			e_gs(b, 1, store ? 0x89 : 0x8b, homes[k][1], joff_gpr(homes[k][0]));
+			e_env(b, 1, store ? 0x89 : 0x8b, homes[k][1], joff_gpr(homes[k][0]));
 }
 
 void jit_emit_save_flags(struct jbuf *b)
 {
-	/* mov r11, rax; lahf; seto al; mov gs:[fl], ax; mov rax, r11 */
+	/* mov r11, rax; lahf; seto al; mov [fl], ax; mov rax, r11 */
 	e_rr(b, 1, 0x89, X86_RAX, HR_T1);
-	E_STR(b, "\x9f\x0f\x90\xc0\x65\x66");
-	e_rm(b, 0, 0x89, X86_RAX, -1, -1, 0, (int32_t)JOFF(fl));
+	E_STR(b, "\x9f\x0f\x90\xc0\x66");
+	e_env(b, 0, 0x89, X86_RAX, JOFF(fl));
 	e_rr(b, 1, 0x89, HR_T1, X86_RAX);
 }
 
 void jit_emit_load_flags(struct jbuf *b, unsigned scratch)
 {
-	/* mov scratch, rax; movzx eax, word gs:[fl]; add al, 0x7f; sahf; mov rax, scratch */
+	/* mov scratch, rax; movzx eax, word [fl]; add al, 0x7f; sahf; mov rax, scratch */
 	e_rr(b, 1, 0x89, X86_RAX, scratch);
-	e_gs(b, 0, 0x0fb7, X86_RAX, JOFF(fl));
+	e_env(b, 0, 0x0fb7, X86_RAX, JOFF(fl));
 	E_STR(b, "\x04\x7f\x9e");
 	e_rr(b, 1, 0x89, scratch, X86_RAX);
 }
@@ -50,7 +50,6 @@ void jit_emit_load_flags(struct jbuf *b, unsigned scratch)
 /* vmovdqa, or movaps, of vector register n */
 static void emit_vec(struct jbuf *b, bool store, unsigned n)
 {
-	e1(b, 0x65);
 	if (host_facts.avx) {
 		e1(b, 0xc4);
 		e1(b, n < 8 ? 0xe1 : 0x61);
@@ -64,26 +63,26 @@ static void emit_vec(struct jbuf *b, bool store, unsigned n)
 	}
 	e1(b, (n & 7) << 3 | 4);
 	e1(b, 0x25);
-	e4(b, (uint32_t)(JOFF(ymm) + 32ul * n));
+	e4(b, b->env + (uint32_t)(JOFF(ymm) + 32ul * n));
 }
 
 /* ldmxcsr (2), stmxcsr (3) */
 static void emit_mxcsr(struct jbuf *b, unsigned which, size_t off)
 {
-	e_gs(b, 0, 0x0fae, which, off);
+	e_env(b, 0, 0x0fae, which, off);
 }
 
-/* mov byte gs:[off], v */
+/* mov byte [off], v */
 static void emit_set8(struct jbuf *b, size_t off, unsigned v)
 {
-	e_gs(b, 0, 0xc6, 0, off);
+	e_env(b, 0, 0xc6, 0, off);
 	e1(b, v);
 }
 
-/* cmp byte gs:[off], 0 */
+/* cmp byte [off], 0 */
 static void emit_test8(struct jbuf *b, size_t off)
 {
-	e_gs(b, 0, 0x80, 7, off);
+	e_env(b, 0, 0x80, 7, off);
 	e1(b, 0);
 }
 
@@ -112,17 +111,17 @@ static void emit_xsave(struct jbuf *b, unsigned which)
 {
 	/* mov eax, 1; xor edx, edx */
 	E_STR(b, "\xb8\x01\0\0\0\x31\xd2");
-	e_gs(b, 1, 0x0fae, which, JOFF(fx));
+	e_env(b, 1, 0x0fae, which, JOFF(fx));
 }
 
 static void emit_load_x87(struct jbuf *b)
 {
-	e_gs(b, 1, 0x89, X86_RAX, JOFF(jit_tmp[2]));
-	e_gs(b, 1, 0x89, X86_RDX, JOFF(jit_tmp[3]));
+	e_env(b, 1, 0x89, X86_RAX, JOFF(jit_tmp[2]));
+	e_env(b, 1, 0x89, X86_RDX, JOFF(jit_tmp[3]));
 	emit_set8(b, JOFF(fx_hdr), 1);
 	emit_xsave(b, 5);
-	e_gs(b, 1, 0x8b, X86_RAX, JOFF(jit_tmp[2]));
-	e_gs(b, 1, 0x8b, X86_RDX, JOFF(jit_tmp[3]));
+	e_env(b, 1, 0x8b, X86_RAX, JOFF(jit_tmp[2]));
+	e_env(b, 1, 0x8b, X86_RDX, JOFF(jit_tmp[3]));
 	emit_set8(b, JOFF(jit_x87), 1);
 	e1(b, 0xc3);
 }
@@ -132,10 +131,10 @@ static void emit_save_x87(struct jbuf *b)
 {
 	emit_xsave(b, 4);
 	e1(b, 0x66);
-	e_gs(b, 0, 0xc7, 0, JOFF(fx) + 6);
+	e_env(b, 0, 0xc7, 0, JOFF(fx) + 6);
 	E_STR(b, "\0\0");
 	for (unsigned k = 8; k <= 16; k += 8) {
-		e_gs(b, 1, 0xc7, 0, JOFF(fx) + k);
+		e_env(b, 1, 0xc7, 0, JOFF(fx) + k);
 		e4(b, 0);
 	}
 	/* fninit */
@@ -148,7 +147,7 @@ static void emit_enter(struct jbuf *b)
 {
 	/* push rbx, rbp, r12-r15; sub rsp, 8 */
 	E_STR(b, "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57\x48\x83\xec\x08");
-	e_gs(b, 1, 0x89, X86_RSP, JOFF(jit_sp));
+	e_env(b, 1, 0x89, X86_RSP, JOFF(jit_sp));
 	e_rr(b, 1, 0x89, X86_RSI, HR_T1);
 	emit_homes(b, false, true);
 	/* jmp r11 */
@@ -158,7 +157,7 @@ static void emit_enter(struct jbuf *b)
 /* Out to C; why is stored, r11: the argument. */
 static void emit_leave(struct jbuf *b)
 {
-	e_gs(b, 1, 0x89, HR_T1, JOFF(jit_arg));
+	e_env(b, 1, 0x89, HR_T1, JOFF(jit_arg));
 	emit_homes(b, true, true);
 	emit_test8(b, JOFF(jit_vec));
 	uint8_t *over = e_jcc(b, E_CC_Z, NULL);
@@ -168,14 +167,14 @@ static void emit_leave(struct jbuf *b)
 	over = e_jcc(b, E_CC_Z, NULL);
 	emit_save_x87(b);
 	e_patch(over, b->p);
-	e_gs(b, 1, 0x8b, X86_RSP, JOFF(jit_sp));
+	e_env(b, 1, 0x8b, X86_RSP, JOFF(jit_sp));
 	E_STR(b, "\x48\x83\xc4\x08\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3");
 }
 
-/* mov dword gs:[jit_why], why; jmp leave */
+/* mov dword [jit_why], why; jmp leave */
 static void emit_why(struct jbuf *b, unsigned why, const uint8_t *leave)
 {
-	e_gs(b, 0, 0xc7, 0, JOFF(jit_why));
+	e_env(b, 0, 0xc7, 0, JOFF(jit_why));
 	e4(b, why);
 	e_jmp(b, leave);
 }
@@ -183,14 +182,14 @@ static void emit_why(struct jbuf *b, unsigned why, const uint8_t *leave)
 /* r10: linear address, r11: jit_desc(); returns with r10: host address, or leaves. */
 static void emit_fill(struct jbuf *b, size_t fn, const uint8_t *interp)
 {
-	e_gs(b, 1, 0x89, HR_T1, JOFF(jit_tmp[0]));
+	e_env(b, 1, 0x89, HR_T1, JOFF(jit_tmp[0]));
 	emit_homes(b, true, false);
 	/* mov rdi, self; mov rsi, r10; mov edx, r11d; sub rsp, 8; call; add rsp, 8; mov r10, rax */
-	e_gs(b, 1, 0x8b, X86_RDI, JOFF(jit_self));
+	e_env(b, 1, 0x8b, X86_RDI, JOFF(jit_self));
 	e_rr(b, 1, 0x89, HR_T0, X86_RSI);
 	e_rr(b, 0, 0x89, HR_T1, X86_RDX);
 	E_STR(b, "\x48\x83\xec\x08");
-	e_gs(b, 0, 0xff, 2, fn);
+	e_env(b, 0, 0xff, 2, fn);
 	E_STR(b, "\x48\x83\xc4\x08");
 	e_rr(b, 1, 0x89, X86_RAX, HR_T0);
 	emit_homes(b, false, false);
@@ -200,7 +199,7 @@ static void emit_fill(struct jbuf *b, size_t fn, const uint8_t *interp)
 	e1(b, 0xc3);
 	e_patch(none, b->p);
 	E_STR(b, "\x48\x83\xc4\x08");
-	e_gs(b, 1, 0x8b, HR_T1, JOFF(jit_tmp[0]));
+	e_env(b, 1, 0x8b, HR_T1, JOFF(jit_tmp[0]));
 	e_jmp(b, interp);
 }
 
@@ -211,13 +210,13 @@ static void emit_flip(struct jbuf *b)
 }
 
 /*
- * Entries are pairs of struct sjump; the index is a product of the address' lower half.  `way`: which
- * of the pair.
+ * Entries are pairs of struct sjump; the index is a product of the address' lower half.  `way`:
+ *which of the pair.
  *
  *	imul r11d, r10d, M; shr r11d, 15; and r11d, (JUMPS - 1) * 64
  *	cmp r10, [va]; jne out
- *	mov r10d, [id]; cmp r10d, gs:[jit_id]; jne back
- *	mov r10, [page]; mov gs:[jit_page], r10; jmp [code]
+ *	mov r10d, [id]; cmp r10d, [jit_id]; jne back
+ *	mov r10, [page]; mov [jit_page], r10; jmp [code]
  */
 static void emit_jump_way(struct jbuf *b, unsigned way, bool ac)
 {
@@ -231,16 +230,16 @@ static void emit_jump_way(struct jbuf *b, unsigned way, bool ac)
 	e4(b, (SJUMPS - 1) * (uint32_t)SJUMP_PAIR);
 	if (ac)
 		emit_flip(b);
-	e_gs_r11(b, 1, 0x3b, HR_T0, at + offsetof(struct sjump, va));
+	e_env_r11(b, 1, 0x3b, HR_T0, at + offsetof(struct sjump, va));
 	uint8_t *out = e_jcc(b, E_CC_NZ, NULL);
-	e_gs_r11(b, 0, 0x8b, HR_T0, at + offsetof(struct sjump, id));
-	e_gs(b, 0, 0x3b, HR_T0, JOFF(jit_id));
+	e_env_r11(b, 0, 0x8b, HR_T0, at + offsetof(struct sjump, id));
+	e_env(b, 0, 0x3b, HR_T0, JOFF(jit_id));
 	uint8_t *back = e_jcc(b, E_CC_NZ, NULL);
-	e_gs_r11(b, 1, 0x8b, HR_T0, at + offsetof(struct sjump, page));
-	e_gs(b, 1, 0x89, HR_T0, JOFF(jit_page));
-	e_gs_r11(b, 0, 0xff, 4, at + offsetof(struct sjump, code));
+	e_env_r11(b, 1, 0x8b, HR_T0, at + offsetof(struct sjump, page));
+	e_env(b, 1, 0x89, HR_T0, JOFF(jit_page));
+	e_env_r11(b, 0, 0xff, 4, at + offsetof(struct sjump, code));
 	e_patch(back, b->p);
-	e_gs_r11(b, 1, 0x8b, HR_T0, at + offsetof(struct sjump, va));
+	e_env_r11(b, 1, 0x8b, HR_T0, at + offsetof(struct sjump, va));
 	e_patch(out, b->p);
 	if (ac)
 		emit_flip(b);
@@ -259,7 +258,7 @@ static uint32_t here(const struct soft_jit *j, const struct jbuf *b)
 void jit_thunks(struct scpu *c)
 {
 	struct soft_jit *j = c->jit;
-	struct jbuf b = { j->rw, j->rx - j->rw };
+	struct jbuf b = { j->rw, jit_env(c) };
 
 	j->enter = here(j, &b);
 	emit_enter(&b);
@@ -275,17 +274,17 @@ void jit_thunks(struct scpu *c)
 	/* r10: the target; r11: jit_desc() */
 	for (unsigned ac = 0; ac < 2; ac++) {
 		*(ac ? &j->exit_branch_ac : &j->exit_branch) = here(j, &b);
-		e_gs(&b, 1, 0x89, HR_T1, JOFF(jit_tmp[0]));
+		e_env(&b, 1, 0x89, HR_T1, JOFF(jit_tmp[0]));
 		emit_jump_way(&b, 1, ac);
-		e_gs(&b, 1, 0x8b, HR_T1, JOFF(jit_tmp[0]));
-		e_gs(&b, 1, 0x89, HR_T0, JOFF(rip));
+		e_env(&b, 1, 0x8b, HR_T1, JOFF(jit_tmp[0]));
+		e_env(&b, 1, 0x89, HR_T0, JOFF(rip));
 		emit_why(&b, JWHY_BRANCH, leave);
 	}
 	for (unsigned ac = 0; ac < 2; ac++) {
 		*(ac ? &j->jump_ac : &j->jump) = here(j, &b);
 		emit_jump_way(&b, 0, ac);
 		emit_jump_way(&b, 1, ac);
-		e_gs(&b, 1, 0x89, HR_T0, JOFF(rip));
+		e_env(&b, 1, 0x89, HR_T0, JOFF(rip));
 		emit_why(&b, JWHY_JUMP, leave);
 	}
 	j->fill_r = here(j, &b);
