@@ -79,6 +79,7 @@ void jt_exit(struct jt *t, unsigned k, int64_t target, uint8_t *from)
 		.from = t->block,
 		.desc = jit_desc(t->block, k, 0),
 		.mode = t->mode,
+		.units = t->units,
 		.unsaved = !t->fl_mem,
 		.back = target <= at,
 	};
@@ -186,22 +187,24 @@ static void block_liveness(struct jt *t)
 /* The registers that the block uses are in the units. */
 static void block_units(struct jt *t)
 {
-	bool vec = false, x87 = false;
-
 	for (unsigned k = 0; k < t->n && t->can[k]; k++) {
-		vec |= jit_uses_vec(&t->insn[k]);
-		x87 |= jit_uses_x87(&t->insn[k]);
+		if (jit_uses_vec(&t->insn[k]))
+			t->units |= JT_VEC;
+		if (jit_uses_x87(&t->insn[k]))
+			t->units |= JT_X87;
 	}
-	for (unsigned u = 0; u < 2; u++) {
-		if (!(u ? x87 : vec))
+	for (unsigned u = JT_VEC; u <= JT_X87; u <<= 1) {
+		if (!(t->units & u))
 			continue;
 		/* cmp byte [..], 0; je */
-		e_env(&t->b, 0, 0x80, 7, u ? JOFF(jit_x87) : JOFF(jit_vec));
+		e_env(&t->b, 0, 0x80, 7, u == JT_X87 ? JOFF(jit_x87) : JOFF(jit_vec));
 		e1(&t->b, 0);
-		struct jcold *k =
-			jt_cold(t, u ? JCOLD_X87 : JCOLD_VEC, e_jcc(&t->b, E_CC_Z, NULL), 0);
+		struct jcold *k = jt_cold(t, u == JT_X87 ? JCOLD_X87 : JCOLD_VEC,
+					  e_jcc(&t->b, E_CC_Z, NULL), 0);
 		k->back = t->b.p;
 	}
+	t->j->block[t->block].units = t->units;
+	t->j->block[t->block].rw_units = t->b.p;
 }
 
 static void block_emit(struct jt *t)

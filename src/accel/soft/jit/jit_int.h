@@ -87,8 +87,8 @@ static inline uint32_t jit_desc(uint32_t block, unsigned insn, unsigned size_log
 
 struct jblock {
 	struct sblock *sb;
-	/* Where it is entered. */
-	uint8_t *rw;
+	/* Where it is entered; from a block that has seen to the same units. */
+	uint8_t *rw, *rw_units;
 	/* Where the entry is led when the block dies. */
 	uint32_t dead_off;
 	uint32_t mode;
@@ -98,6 +98,8 @@ struct jblock {
 	uint32_t in;
 	/* Offset in its page. */
 	uint16_t off;
+	/* JT_VEC, JT_X87: what it uses. */
+	uint8_t units;
 	/* Wants the guest's flags in scpu.fl. */
 	bool needs_flags;
 	bool dead;
@@ -116,6 +118,8 @@ struct jexit {
 	uint32_t desc;
 	/* Exits linked to the same block. */
 	uint32_t next_in;
+	/* Units that hold the guest's registers here. */
+	uint8_t units;
 	/* The flags are in RFLAGS only. */
 	bool unsaved;
 	/* The target lies behind: the loop that this may close looks at exit_req here. */
@@ -238,6 +242,11 @@ struct jcold {
 };
 
 enum {
+	JT_VEC = 1,
+	JT_X87 = 2,
+};
+
+enum {
 	JT_COLDS = 4 * SOFT_BLOCK_MAX + 8,
 };
 
@@ -261,6 +270,8 @@ struct jt {
 	/* Flags live before the current one. */
 	unsigned live_in;
 	bool fl_host, fl_mem;
+	/* JT_VEC, JT_X87 */
+	uint8_t units;
 	/* Written by block.c once an instruction ended the block. */
 	bool ended;
 	unsigned ncold;

@@ -44,6 +44,12 @@ static void slot_ask(const struct soft_jit *j, struct jbuf *b, uint32_t exit)
 	e_jmp(b, j->rw + j->exit_link);
 }
 
+/* Where the exit enters it. */
+static const uint8_t *slot_entry(const struct jexit *x, const struct jblock *to)
+{
+	return to->units & ~x->units ? to->rw : to->rw_units;
+}
+
 static void slot_near(const struct soft_jit *j, struct jbuf *b, uint32_t exit,
 		      const struct jblock *to)
 {
@@ -58,7 +64,7 @@ static void slot_near(const struct soft_jit *j, struct jbuf *b, uint32_t exit,
 		e1(b, 0);
 		ask = e_jcc(b, E_CC_NZ, NULL);
 	}
-	e_jmp(b, to->rw);
+	e_jmp(b, slot_entry(x, to));
 	if (ask) {
 		e_patch(ask, b->p);
 		slot_ask(j, b, exit);
@@ -80,7 +86,7 @@ static void slot_far(const struct scpu *c, struct jbuf *b, uint32_t exit, const 
 	/* add [jit_page], distance */
 	e_env(b, is64, 0x81, 0, JOFF(jit_page));
 	e4(b, (uint32_t)(x->target & ~0xfffll));
-	e_jmp(b, to->rw);
+	e_jmp(b, slot_entry(x, to));
 	e_patch(other, b->p);
 	/* mov r10, [jit_page]; add r10, target; jmp jump */
 	e_env(b, 1, 0x8b, HR_T0, JOFF(jit_page));
