@@ -193,10 +193,20 @@ static bool can_special(const struct jt *t, const struct insn *i, unsigned sop)
 	}
 }
 
+/* MOV from a segment register to a general one. */
+static bool is_get_sreg(const struct insn *i)
+{
+	const struct insn_form *f = &insn_forms[i->form];
+
+	return f->sop == SOP_MOV && f->opnd[1].kind == OPND_SREG && !has_mem(i);
+}
+
 static bool can_class(const struct jt *t, const struct insn *i)
 {
 	const struct insn_form *f = &insn_forms[i->form];
 
+	if (is_get_sreg(i))
+		return i->opsize != 2;
 	switch (f->sop) {
 	case SOP_PUSHA:
 	case SOP_POPA:
@@ -728,6 +738,13 @@ static void gen_lea(struct jt *t, const struct insn *i)
 	e_rr(&t->b, 0, 0x89, HR_T0, r);
 	if (in_memory(i->reg))
 		e_env(&t->b, 1, 0x89, HR_T1, joff_gpr(i->reg));
+}
+
+static void gen_get_sreg(struct jt *t, const struct insn *i)
+{
+	/* movzx r10d, word [sel] */
+	e_env(&t->b, 0, 0x0fb7, HR_T0, JOFF(seg[0].sel) + i->reg * sizeof(struct cpu_seg));
+	gen_put(t, i->rm, 0, HR_T0);
 }
 
 /* MOV r, imm; BSWAP; XCHG rAX, r; INC and DEC of one byte: a register in the opcode. */
@@ -1312,7 +1329,9 @@ void jit_gen(struct jt *t, unsigned k)
 	default:
 		break;
 	}
-	if (is_plus_r(i))
+	if (is_get_sreg(i))
+		gen_get_sreg(t, i);
+	else if (is_plus_r(i))
 		gen_plus_r(t, k);
 	else if (is_xchg_single(t, i))
 		gen_xchg_single(t, k);

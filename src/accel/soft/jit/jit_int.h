@@ -31,6 +31,8 @@ enum {
 	JIT_BLOCK_BYTES = 32 << 10,
 	JIT_THUNK_BYTES = 8 << 10,
 	JIT_IDS = 256,
+	/* Bits of soft_jit.seen. */
+	JIT_SEEN = 1 << 16,
 };
 
 /* The mode word. */
@@ -156,7 +158,7 @@ struct soft_jit {
 	uint32_t last_id, last;
 	bool local_code;
 	/* Hashed linear pages that the jump cache or a link may lead to. */
-	uint64_t seen[64];
+	uint64_t seen[JIT_SEEN / 64];
 	/* Thunks, offsets in the code. */
 	uint32_t enter, fill_r, fill_w, exit_link, exit_interp, exit_branch, exit_branch_ac,
 		exit_dead, jump, jump_ac, str, syscall, sysret, load_vec, load_x87;

@@ -154,7 +154,7 @@ void jit_kill(struct scpu *c, uint32_t first)
 
 static unsigned seen_slot(uint64_t lin)
 {
-	return (unsigned)(lin >> 12 ^ lin >> 24) & 4095;
+	return (unsigned)((lin >> 12) * 0x9e3779b97f4a7c15ull >> 48);
 }
 
 void jit_space_changed(struct scpu *c)
