@@ -144,8 +144,8 @@ static int irq_init_full(struct kvm_vm *k, struct err *e)
 	if (rc < 0)
 		return rc;
 	/*
-	 * Ticks that the guest was too slow for are delivered later, KVM's own default: guests count
-	 * them.  (To change it with KVM_REINJECT_CONTROL waits for a grace period, 15 ms.)
+	 * Ticks that the guest was too slow for are delivered later, KVM's own default: guests
+	 * count them.  (KVM_REINJECT_CONTROL, to change it, waits for a grace period, 15 ms.)
 	 */
 	k->vm.has_pit = true;
 	for (unsigned i = 0; i < COUNT_OF(k->chip0) && rc >= 0; i++) {
