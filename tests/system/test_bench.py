@@ -2,6 +2,7 @@
 import importlib.machinery
 import importlib.util
 import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +11,8 @@ import sampan
 
 @pytest.fixture(scope="module")
 def bench():
+    # As when it is started: it finds its own modules beside it.
+    sys.path.insert(0, str(sampan.TOP / "bench"))
     loader = importlib.machinery.SourceFileLoader("bench_run", str(sampan.TOP / "bench/run"))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader("bench_run", loader))
     loader.exec_module(module)
