@@ -112,8 +112,8 @@ openssl_aes)
 		-iv 00000000000000000000000000000001 | tail -c 4096
 	;;
 openssl_prime)
-	# 2^2203 - 1
-	openssl prime -hex "7$(printf '%0550d' 0 | tr 0 F)" | sed 's/.*(/(/'
+	# 2^1279 - 1
+	openssl prime -hex "7$(printf '%0319d' 0 | tr 0 F)" | sed 's/.*(/(/'
 	;;
 python) /usr/bin/python3 -S bench.py ;;
 sqlite) /usr/bin/python3 -S sql.py ;;

@@ -29,7 +29,10 @@ APPEND = "console=ttyS0 quiet loglevel=1"
 
 
 class Failure(Exception):
-    """A row that gave no result: its text says why."""
+    """A row that gave no result: its text says why, on one line."""
+
+    def __init__(self, text):
+        super().__init__(" ".join(text.split())[-500:])
 
 
 def split_result(out, name):
@@ -91,23 +94,27 @@ class Machine:
     def __init__(self, engine, args, tree, disk, prepare):
         self.engine, self.args, self.tree, self.disk, self.prepare = engine, args, tree, disk, prepare
         self.ram = DISK_MEMORY if disk else MEMORY
-        self.guest = None
+        self.guest, self.broken = None, None
 
     def command(self):
         if not self.disk:
             return command(self.engine, self.args.accel, self.args.cpus, self.ram, initramfs.GUEST / "vmlinuz",
                            self.tree / "rd.cpio", APPEND)
+        # QEMU locks what it opens.
         own = debian.copy_disk(self.tree / f"{self.engine}.raw")
+        tools = shutil.copy(self.tree / "tools.tar", self.tree / f"{self.engine}.tar")
         return command(self.engine, self.args.accel, self.args.cpus, self.ram, debian.DIR / "vmlinuz",
-                       debian.DIR / "initrd.img", debian.APPEND, (own, self.tree / "tools.tar"))
+                       debian.DIR / "initrd.img", debian.APPEND, (own, tools))
 
     def start(self):
+        if self.broken:
+            raise Failure(self.broken)
         self.guest = sampan.Guest(self.command())
         try:
             if self.disk:
                 debian.login(self.guest, 900)
-                lines = "mkdir -p /run/bench && cd /run/bench && tar -xf /dev/vdb && export PATH=/run/bench:$PATH " \
-                        "WORK_DIR=/run/bench APPS=/run/bench/apps.sh LC_ALL=C; dmesg -n 1"
+                lines = "mkdir -p /dev/shm/bench && cd /dev/shm/bench && tar -xf /dev/vdb && export PATH=/dev/shm/bench:$PATH " \
+                        "WORK_DIR=/dev/shm/bench APPS=/dev/shm/bench/apps.sh LC_ALL=C; dmesg -n 1"
             else:
                 self.guest.expect("REACHED-INIT", 300)
                 lines = "stty -echo; PS1= PS2=; mount -t tmpfs tmp /tmp; export WORK_DIR=/tmp APPS=/bin/apps.sh LC_ALL=C PATH=/bin"
@@ -116,9 +123,11 @@ class Machine:
                 rc, out = self.guest.run(self.prepare, 300)
             if rc:
                 raise Failure(f"cannot prepare the guest: {out[-300:]}")
-        except (AssertionError, OSError) as e:
+        except (AssertionError, OSError, Failure) as e:
+            # No row will do better: do not wait for it again.
+            self.broken = f"the guest does not start: {e}"
             self.close()
-            raise Failure(str(e)[-600:]) from e
+            raise Failure(self.broken) from e
 
     def run(self, line, timeout):
         if not self.guest:
@@ -127,7 +136,8 @@ class Machine:
             return self.guest.run(line, timeout)[1]
         except (AssertionError, OSError) as e:
             # Dead or hung: the next row gets a fresh one.
-            text = str(e)[-600:]
+            status = self.guest.p.poll()
+            text = str(e) if status is None else f"the VM ended with {status}: {self.guest.err[-300:]}"
             self.close()
             raise Failure(text) from e
 
