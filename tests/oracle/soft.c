@@ -31,7 +31,8 @@ static struct err er;
 static struct accel_vm *vm;
 /* The case's code in its page, and the block that decoding made of it, for the translator. */
 static uint8_t page[4096 + 16];
-static struct sblock *sb;
+static struct sblock sblock, *const sb = &sblock;
+static struct insn sb_insns[ORC_INSNS + 2];
 bool orc_jit;
 static unsigned long not_translated;
 
@@ -123,9 +124,6 @@ void orc_soft_init(void)
 	data = gmem_at(&ram, DATA_GPA, 0x1000 * ORC_DATA_PAGES);
 	for (unsigned k = 0; k < 0x1000; k++)
 		data[0x2000 + k] = (uint8_t)(k * 7);
-	sb = calloc(1, sizeof(*sb) + (ORC_INSNS + 2) * sizeof(block[0]));
-	if (!sb)
-		abort();
 	cpu64 = cpu_make(0, 64);
 	cpu32 = cpu_make(1, 32);
 	cpu16 = cpu_make(2, 16);
@@ -216,9 +214,10 @@ static uint32_t translate(const struct orc_case *c, unsigned from, unsigned n)
 	*sb = (struct sblock){
 		.off = (uint16_t)off,
 		.len = (uint16_t)(c->len - block[from].off),
-		.n = (uint16_t)(n - from),
+		.n = (uint8_t)(n - from),
 		.code_size = cpu->code_size,
 	};
+	sb->insn = sb_insns;
 	memcpy(sb->insn, &block[from], (n - from + 1) * sizeof(block[0]));
 	for (unsigned k = 0; k <= n - from; k++) {
 		sb->insn[k].off = (uint16_t)(sb->insn[k].off - block[from].off);
@@ -299,7 +298,6 @@ void orc_soft_fini(void)
 	gmem_fini(&ram);
 	bus_fini(&mmio);
 	bus_fini(&pio);
-	free(sb);
 }
 
 unsigned long orc_not_translated(void)

@@ -30,6 +30,7 @@
 #include "accel/soft/sys_int.h"
 
 #include "base/alloc.h"
+#include "base/bug.h"
 #include "base/num.h"
 
 #include <errno.h>
@@ -48,6 +49,8 @@ enum {
 	CODE_HOT = 2,
 };
 #define CODE_ARENA MIB(64)
+#define CODE_INSNS MIB(64)
+#define CODE_INSNS_JIT MIB(6)
 
 /* Blocks of one page by the line that they begin in. */
 struct cpage {
@@ -72,8 +75,9 @@ struct soft_code {
 	struct sblock *chain;
 	uint64_t chain_mask;
 	struct cjump jc[CODE_JC];
-	uint8_t *arena;
-	size_t used;
+	/* Blocks and pages, and the instructions of blocks. */
+	uint8_t *arena, *insns;
+	size_t used, insns_size, insns_used;
 	struct cpage **page;
 	uint64_t npages;
 	struct cpage *pages_used;
@@ -83,12 +87,6 @@ struct soft_code {
 	struct code_stats stats;
 	struct insn one[2] __attribute__((aligned(64)));
 };
-
-/* First instruction of a block that is no more: it is never run, only compared with. */
-static void code_dead(struct scpu *c, const struct insn *i)
-{
-	c->rip = soft_rip(c, i);
-}
 
 /* In the place of an instruction before which the block shall end. */
 static void code_stopped(struct scpu *c, const struct insn *i)
@@ -103,6 +101,15 @@ static void code_toolong(struct scpu *c, const struct insn *i)
 	soft_raise(c, i, X86_EXC_GP, 0);
 }
 
+/* What is not touched is not there. */
+static uint8_t *code_map(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
 int code_new(struct scpu *c, struct err *e)
 {
 	struct soft_code *k = NEW(struct soft_code);
@@ -112,11 +119,11 @@ int code_new(struct scpu *c, struct err *e)
 	c->code = k;
 	k->npages = soft_sh(c)->npages;
 	k->page = xcalloc(k->npages ? k->npages : 1, sizeof(k->page[0]));
-	k->arena = mmap(NULL, CODE_ARENA, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (k->arena == MAP_FAILED)
-		k->arena = NULL;
-	if (!k->page || !k->arena)
+	/* Translated blocks need their instructions seldom. */
+	k->insns_size = soft_sh(c)->jit ? CODE_INSNS_JIT : CODE_INSNS;
+	k->arena = code_map(CODE_ARENA);
+	k->insns = code_map(k->insns_size);
+	if (!k->page || !k->arena || !k->insns)
 		return err_set(e, ENOMEM, "no memory for decoded code");
 	return 0;
 }
@@ -129,9 +136,27 @@ void code_free(struct scpu *c)
 		return;
 	if (k->arena)
 		munmap(k->arena, CODE_ARENA);
+	if (k->insns)
+		munmap(k->insns, k->insns_size);
 	free(k->page);
 	free(k);
 	c->code = NULL;
+}
+
+/* Forget instructions, not blocks; between blocks. */
+static void code_drop_insns(struct scpu *c)
+{
+	struct soft_code *k = c->code;
+
+	for (struct cpage *p = k->pages_used; p; p = p->next_used)
+		for (unsigned n = 0; n < CODE_BUCKETS; n++)
+			for (struct sblock *b = p->bucket[n]; b; b = b->next)
+				b->insn = NULL;
+	k->insns_used = 0;
+	k->last = k->chain = NULL;
+	k->patched = NULL;
+	soft_host_reset(c->host);
+	k->stats.insn_drops++;
 }
 
 void code_drop_all(struct scpu *c)
@@ -141,7 +166,7 @@ void code_drop_all(struct scpu *c)
 	for (struct cpage *p = k->pages_used; p; p = p->next_used)
 		k->page[p->index] = NULL;
 	k->pages_used = NULL;
-	k->used = 0;
+	k->used = k->insns_used = 0;
 	k->last = k->chain = NULL;
 	k->patched = NULL;
 	memset(k->jc, 0, sizeof(k->jc));
@@ -245,7 +270,7 @@ static bool code_kill(struct scpu *c, uint64_t index, unsigned from, unsigned to
 			}
 			*at = b->next;
 			running |= b == k->last;
-			b->insn[0].fn = code_dead;
+			b->dead = true;
 			if (b->jit)
 				jit_kill(c, b->jit);
 			k->stats.invalidations++;
@@ -447,25 +472,65 @@ static struct cpage *code_page(struct soft_code *k, uint64_t index)
 	return k->page[index] = p;
 }
 
-/* A block that begins at off of the page; NULL: its first instruction crosses the page's end, or
- * there is no such page any more. */
+/* Room for the instructions of one block, and for their stubs. */
+static void code_room(struct scpu *c)
+{
+	const struct soft_code *k = c->code;
+
+	if (k->insns_used + (SOFT_BLOCK_MAX + 1) * sizeof(struct insn) > k->insns_size ||
+	    soft_host_full(c->host))
+		code_drop_insns(c);
+}
+
+static struct insn *code_insns_next(const struct soft_code *k)
+{
+	return (struct insn *)(void *)(k->insns + k->insns_used);
+}
+
+/* The next instruction of b, whose bytes begin at p; its length as code_decode() returns it. */
+static int code_append(struct scpu *c, struct sblock *b, const uint8_t *page)
+{
+	unsigned at = b->off + b->len;
+	uint8_t bytes[16] = { 0 };
+	struct insn *i = &b->insn[b->n];
+
+	code_bytes(bytes, page + at, 4096 - at);
+	int len = code_decode(c, i, bytes, 4096 - at, b->len);
+	if (len < 0)
+		return len;
+	b->n++;
+	/* One that raises has no length, but a store to it must find the block. */
+	b->len = (uint16_t)(b->len + (len ? len : 1));
+	return len;
+}
+
+static void code_end_insns(struct soft_code *k, struct sblock *b)
+{
+	code_terminate(&b->insn[b->n], b->len);
+	k->insns_used += (b->n + 1u) * sizeof(struct insn);
+}
+
+/* A block that begins at off of the page; NULL: its first instruction crosses the page's end. */
 static struct sblock *code_build(struct scpu *c, const struct sxt *t, unsigned off)
 {
 	struct soft_code *k = c->code;
 
-	if (k->used + sizeof(struct cpage) + sizeof(struct sblock) +
-			    (SOFT_BLOCK_MAX + 1) * sizeof(struct insn) >
-		    CODE_ARENA ||
-	    soft_host_full(c->host) || (c->jit && jit_full(c)))
+	if (k->used + sizeof(struct cpage) + sizeof(struct sblock) > CODE_ARENA ||
+	    (c->jit && jit_full(c)))
 		code_drop_all(c);
+	code_room(c);
 
-	uint64_t drops = k->stats.drops;
+	uint64_t drops = k->stats.drops, marked = 0;
 	struct cpage *p = code_page(k, t->index);
 	struct sblock *b = (struct sblock *)(void *)(k->arena + k->used);
-	*b = (struct sblock){ .index = t->index, .off = (uint16_t)off, .code_size = c->code_size };
-	uint64_t marked = 0;
-	unsigned at = off;
-	while (b->n < SOFT_BLOCK_MAX && at < 4096) {
+	*b = (struct sblock){
+		.index = (uint32_t)t->index,
+		.off = (uint16_t)off,
+		.code_size = c->code_size,
+		.insn = code_insns_next(k),
+	};
+	while (b->n < SOFT_BLOCK_MAX && b->off + b->len < 4096) {
+		unsigned at = b->off + b->len;
 		uint64_t need = code_line_mask(at, MIN(15u, 4096 - at));
 
 		if (need & ~marked) {
@@ -477,27 +542,56 @@ static struct sblock *code_build(struct scpu *c, const struct sxt *t, unsigned o
 				return NULL;
 			marked |= need;
 		}
-		uint8_t bytes[16] = { 0 };
-		code_bytes(bytes, t->host + at, 4096 - at);
-		struct insn *i = &b->insn[b->n];
-		int len = code_decode(c, i, bytes, 4096 - at, at - off);
-		if (len < 0)
-			break;
-		b->n++;
-		/* One that raises is not counted in len, but a store to it must find the block. */
-		at += len ? (unsigned)len : 1;
-		if (i->flags & INSN_END)
+		if (code_append(c, b, t->host) < 0 || b->insn[b->n - 1].flags & INSN_END)
 			break;
 	}
 	if (!b->n)
 		return NULL;
-	b->len = (uint16_t)(at - off);
-	code_terminate(&b->insn[b->n], at - off);
-	code_alloc(k, sizeof(*b) + (b->n + 1u) * sizeof(struct insn));
+	code_end_insns(k, b);
+	code_alloc(k, sizeof(*b));
 	b->next = p->bucket[off / 64];
 	p->bucket[off / 64] = b;
 	k->stats.blocks_made++;
 	return b;
+}
+
+static const uint8_t *code_host(const struct scpu *c, uint64_t index)
+{
+	const struct soft_shared *sh = soft_sh(c);
+
+	for (unsigned n = 0; n < sh->nmap; n++)
+		if (index - sh->map[n].first < sh->map[n].len >> 12)
+			return sh->map[n].host + ((index - sh->map[n].first) << 12);
+	BUG("a block of no page");
+}
+
+/*
+ * The lines are marked, so the bytes are what they were, unless another vCPU stored to them and
+ * this one has not been told yet.
+ */
+struct insn *code_insns(struct scpu *c, struct sblock *b)
+{
+	const uint8_t *page = code_host(c, b->index);
+	struct soft_code *k = c->code;
+	unsigned n = b->n, len = b->len;
+
+	if (likely(b->insn))
+		return b->insn;
+	code_room(c);
+	b->insn = code_insns_next(k);
+	b->n = 0;
+	b->len = 0;
+	while (b->n < n && code_append(c, b, page) >= 0)
+		;
+	if (b->n == n && b->len == len) {
+		code_end_insns(k, b);
+		return b->insn;
+	}
+	b->insn = NULL;
+	b->n = (uint8_t)n;
+	b->len = (uint16_t)len;
+	code_kill(c, b->index, b->off, b->off + len);
+	return NULL;
 }
 
 /* ---- look-up ---- */
@@ -572,14 +666,14 @@ static ALWAYS_INLINE struct sblock *code_next(struct scpu *c, struct soft_code *
 			b = from->succ[1].b;
 		else
 			b = NULL;
-		if (likely(b && b->insn[0].fn != code_dead))
+		if (likely(b && !b->dead))
 			return b;
 	}
 	uint64_t lin = (rip + c->sbase[X86_CS]) & c->lin_mask;
 	const struct cjump *e = code_jump(k, lin);
 	const struct sxt *t = &c->mmu->xt_now[lin >> 12 & (SOFT_XT - 1)];
 	if (likely(e->key == code_key(lin, c->code_size) && t->tag == (lin & ~0xfffull) &&
-		   t->pa == e->pa && e->b->insn[0].fn != code_dead))
+		   t->pa == e->pa && !e->b->dead))
 		b = e->b;
 	else
 		b = code_lookup(c, rip, lin);
@@ -609,8 +703,9 @@ static ALWAYS_INLINE bool code_translated(struct scpu *c, struct sblock *b)
 		/* It cannot be. */
 		if (b->runs > CODE_HOT)
 			return false;
-		const struct sxt *t = mmu_code_now(c, c->rip);
-		n = t && !jit_full(c) ? jit_translate(c, b, t->host, mode) : 0;
+		n = code_insns(c, b) && !jit_full(c)
+			    ? jit_translate(c, b, code_host(c, b->index), mode)
+			    : 0;
 		if (!n) {
 			b->runs++;
 			return false;
@@ -639,6 +734,10 @@ void code_run(struct scpu *c)
 		}
 		if (c->jit && code_translated(c, b))
 			continue;
+		if (unlikely(!code_insns(c, b))) {
+			(void)code_step(c);
+			continue;
+		}
 		c->gpr[SREG_RIP] = rip;
 		k->last = b;
 		k->chain = (struct sblock *)((uintptr_t)b & k->chain_mask);
@@ -695,7 +794,7 @@ static int code_one(struct scpu *c, struct insn *i)
 bool code_peek(struct scpu *c, struct insn *i)
 {
 	if (soft_host_full(c->host))
-		code_drop_all(c);
+		code_drop_insns(c);
 	return code_one(c, i) > 0;
 }
 
@@ -706,7 +805,7 @@ unsigned code_step(struct scpu *c)
 
 	code_unpatch(k);
 	if (soft_host_full(c->host))
-		code_drop_all(c);
+		code_drop_insns(c);
 	k->last = k->chain = NULL;
 	int len = code_one(c, &k->one[0]);
 	if (!code_flat(c) && rip + (len ? (unsigned)len : 1) - 1 > c->seg[X86_CS].limit)

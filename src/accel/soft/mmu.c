@@ -565,10 +565,3 @@ const struct sxt *mmu_code(struct scpu *c, uint64_t lin, uint64_t *ret_pa)
 	xt_fill(c, t, lin, &x, map);
 	return t;
 }
-
-const struct sxt *mmu_code_now(const struct scpu *c, uint64_t lin)
-{
-	const struct sxt *t = &c->mmu->xt_now[lin >> 12 & (SOFT_XT - 1)];
-
-	return (lin & ~PAGE_MASK_) == t->tag ? t : NULL;
-}

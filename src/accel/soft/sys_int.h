@@ -302,8 +302,6 @@ bool mmu_phys_read(struct scpu *c, uint64_t pa, void *dst, unsigned len);
 bool mmu_phys_write(struct scpu *c, uint64_t pa, const void *src, unsigned len);
 /* Code at lin: never NULL for RAM and ROM; NULL: no memory (MMIO), *ret_pa says where.  Raises. */
 const struct sxt *mmu_code(struct scpu *c, uint64_t lin, uint64_t *ret_pa);
-/* The translation of running code at linear address lin; NULL: it is not at hand. */
-const struct sxt *mmu_code_now(const struct scpu *c, uint64_t lin);
 /* With the privilege given by acc (SACC_USER or 0), for stacks of another ring. */
 uint64_t mmu_ld_as(struct scpu *c, const struct insn *i, uint64_t lin, unsigned size, unsigned acc);
 void mmu_st_as(struct scpu *c, const struct insn *i, uint64_t lin, unsigned size, uint64_t v,
@@ -445,7 +443,7 @@ NODISCARD int code_resize(struct scpu *c, struct err *e);
 void code_take_posts_locked(struct scpu *c);
 void code_dma_wrote(struct soft_shared *sh, uint64_t gpa, uint64_t len);
 struct code_stats {
-	uint64_t blocks_made, insns_made, invalidations, drops, given_back;
+	uint64_t blocks_made, insns_made, invalidations, drops, insn_drops, given_back;
 };
 const struct code_stats *code_stats(const struct scpu *c);
 

@@ -222,6 +222,17 @@ static void block_emit(struct jt *t)
 		cold_emit(t, &t->cold[k]);
 }
 
+static const uint16_t *block_offsets(struct jt *t)
+{
+	t->b.p += (uintptr_t)t->b.p & 1;
+	uint16_t *at = (uint16_t *)(void *)t->b.p;
+
+	for (unsigned k = 0; k < t->n; k++)
+		at[k] = t->insn[k].off;
+	t->b.p = (uint8_t *)(at + t->n);
+	return at;
+}
+
 uint32_t jit_translate(struct scpu *c, struct sblock *sb, const uint8_t *page, uint32_t mode)
 {
 	struct soft_jit *j = c->jit;
@@ -252,6 +263,7 @@ uint32_t jit_translate(struct scpu *c, struct sblock *sb, const uint8_t *page, u
 	nb->dead_off = (uint32_t)(t.b.p - j->rw);
 	e_mov_imm(&t.b, HR_T1, jit_desc(t.block, 0, 0));
 	e_jmp(&t.b, j->rw + j->exit_dead);
+	nb->at = block_offsets(&t);
 	BUG_ON((size_t)(t.b.p - nb->rw) > JIT_BLOCK_BYTES);
 	j->used = ((size_t)(t.b.p - j->rw) + 15) & ~15ul;
 	nb->next = sb->jit;

@@ -300,14 +300,26 @@ void jit_forget_exit(struct scpu *c)
 		c->jit->pending = 0;
 }
 
+static uint64_t jit_rip(const struct scpu *c, uint64_t rip)
+{
+	return soft_64(c) ? rip : (uint32_t)rip;
+}
+
 /* One instruction of a block by the interpreter; may raise. */
 static void jit_interp_one(struct scpu *c, uint32_t desc)
 {
 	struct soft_jit *j = c->jit;
 	struct sblock *sb = j->block[desc >> 10].sb;
-	const struct insn *i = &sb->insn[desc >> 4 & 63];
+	const struct insn *i = code_insns(c, sb);
 
 	j->stats.interps++;
+	if (unlikely(!i)) {
+		/* The block is no more. */
+		c->rip = jit_rip(c, c->jit_page + j->block[desc >> 10].at[desc >> 4 & 63]);
+		(void)code_step(c);
+		return;
+	}
+	i += desc >> 4 & 63;
 	j->one[0] = *i;
 	j->one[1] = (struct insn){
 		.fn = soft_block_end,
@@ -321,17 +333,15 @@ static void jit_interp_one(struct scpu *c, uint32_t desc)
 	j->one[0].fn(c, j->one);
 }
 
-static uint64_t jit_rip(const struct scpu *c, uint64_t rip)
-{
-	return soft_64(c) ? rip : (uint32_t)rip;
-}
-
 /* A branch whose target cannot be: undone, the interpreter raises. */
 static void jit_bad_target(struct scpu *c, uint32_t desc)
 {
-	const struct jblock *b = &c->jit->block[desc >> 10];
-	const struct insn *i = &b->sb->insn[desc >> 4 & 63];
+	const struct insn *i = code_insns(c, c->jit->block[desc >> 10].sb);
 
+	/* Stored to by another vCPU at this very moment: where it goes raises too. */
+	if (!i)
+		return;
+	i += desc >> 4 & 63;
 	switch (insn_forms[i->form].sop) {
 	case SOP_CALL:
 		c->gpr[X86_RSP] += 8;

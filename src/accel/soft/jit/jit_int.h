@@ -98,6 +98,8 @@ struct jblock {
 	uint32_t next;
 	/* First of the exits that are linked to this block. */
 	uint32_t in;
+	/* Of its instructions, offsets in the page. */
+	const uint16_t *at;
 	/* Offset in its page. */
 	uint16_t off;
 	/* JT_VEC, JT_X87: what it uses. */
