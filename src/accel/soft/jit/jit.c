@@ -222,6 +222,8 @@ int jit_new(struct scpu *c, size_t cache, struct err *e)
 	c->jit_fill[3] = (void *)jit_syscall;
 	c->jit_fill[4] = (void *)jit_sysret;
 	c->jit_mxcsr0 = 0x1f80;
+	/* Where a branch to address 0 looks: no entry, also while jit_id is 0. */
+	c->jump[0].id = c->jump[1].id = UINT32_MAX;
 	jit_thunks(c);
 	BUG_ON(j->used > JIT_THUNK_BYTES);
 	j->first = j->used;
