@@ -92,7 +92,7 @@ class Guest:
         self.send(f"printf 'B%s\\n' {mark}\n{command}\nprintf 'rc%s=%d\\n' {mark} $?\n")
         self.expect(f"B{mark}\r?\n", timeout)
         start = self.seen
-        m = self.expect(f"rc{mark}=(\\d+)", timeout)
+        m = self.expect(f"rc{mark}=(\\d+)\\s", timeout)
         return int(m[1]), self.text[start:m.start()].replace("\r", "")
 
     def wait(self, timeout):

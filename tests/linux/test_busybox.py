@@ -36,8 +36,8 @@ def test_boots_and_powers_off(linux):
                append="a=\"b c\"")
     vm.expect("^REACHED-INIT", 120)
     vm.expect("console=ttyS0 quiet a=\"b c\"", 10)
-    assert 440 < int(vm.expect(r"Mem:\s+(\d+)", 10)[1]) <= 512
-    assert abs(int(vm.expect(r"now=(\d+)", 10)[1]) - time.time()) < 30
+    assert 440 < int(vm.expect(r"Mem:\s+(\d+)\s", 10)[1]) <= 512
+    assert abs(int(vm.expect(r"now=(\d+)\s", 10)[1]) - time.time()) < 30
     assert vm.wait(60) == 0
 
 

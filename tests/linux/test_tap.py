@@ -68,7 +68,7 @@ def test_traffic_both_ways(tapped, tmp_path, mode):
     assert [bits[n] for n in (0, 1, 7, 11, 15)] == ["1"] * 5, bits
     assert vm.expect(r"^([0-9a-f]{64})  -", 60)[1] == hashlib.sha256(data).hexdigest()
     want = vm.expect(r"^([0-9a-f]{64})  /tmp/r", 60)[1]
-    rx = vm.expect(r"eth0: *(\d+) +(\d+)", 60)
+    rx = vm.expect(r"eth0: *(\d+) +(\d+)\s", 60)
     # Offloads work: received segments are much larger than a frame.
     assert int(rx[1]) / int(rx[2]) > 3000, rx[0]
     vm.expect("^all-done", 10)
