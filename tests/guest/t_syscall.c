@@ -118,6 +118,61 @@ static void test_syscall(void)
 	check("and no call either", seen.count, 202);
 }
 
+/*
+ * With SMAP, and only what ring 3 needs in user pages: as kernels have it.  From the page of
+ * smap_user() at SMAP_CODE to that of smap_entry() at ENTRY, which goes back to smap_call().
+ */
+#define SMAP_CODE 0x8000000000ul
+#define SMAP_STACK 0x8000001000ul
+ulong smap_sp;
+
+void __attribute__((naked, aligned(4096))) smap_user(void);
+void smap_user(void)
+{
+	asm volatile("syscall; ud2");
+}
+
+void __attribute__((naked, aligned(4096))) smap_entry(void);
+void smap_entry(void)
+{
+	asm volatile("movq smap_sp, %rsp; incq seen + 40; movl $0x10, %eax; movl %eax, %ss;"
+		     "popq %r15; popq %r14; popq %r13; popq %r12; popq %rbp; popq %rbx; ret");
+}
+
+static void __attribute__((naked)) smap_call(ulong code, ulong stack)
+{
+	asm volatile("pushq %rbx; pushq %rbp; pushq %r12; pushq %r13; pushq %r14; pushq %r15;"
+		     "movq %rsp, smap_sp; pushq $0x2b; pushq %rsi; pushq $2; pushq $0x33;"
+		     "pushq %rdi; iretq");
+}
+
+/* User or supervisor: the memory that the guest itself is in. */
+static void user_pages(bool on)
+{
+	for (ulong va = 0; va < 16ul << 20; va += 2ul << 20) {
+		volatile uint64_t *e = map_entry(va, 2);
+
+		*e = on ? *e | PTE_U : *e & ~(uint64_t)PTE_U;
+	}
+	wr_cr3(rd_cr3());
+}
+
+static void test_smap(void)
+{
+	if (!has_clac())
+		return;
+	map(SMAP_CODE, (ulong)smap_user | PTE_P | PTE_U);
+	map(SMAP_STACK, (ulong)map_page() | PTE_P | PTE_W | PTE_U);
+	map(ENTRY, (ulong)smap_entry | PTE_P);
+	user_pages(false);
+	wr_cr4(rd_cr4() | 1ul << 21);
+	seen.count = 0;
+	smap_call(SMAP_CODE, SMAP_STACK + 4096);
+	wr_cr4(rd_cr4() & ~(1ul << 21));
+	user_pages(true);
+	check("with smap", seen.count, 1);
+}
+
 static void __attribute__((naked)) on_sysenter(void)
 {
 	asm volatile("incq seen + 40; sysexitq");
@@ -149,6 +204,7 @@ static void test_sysenter(void)
 int main(void)
 {
 	test_syscall();
+	test_smap();
 	test_sysenter();
 	return 0;
 }

@@ -17,12 +17,17 @@
  */
 #include "accel/kvm/kvm_int.h"
 
+#include "base/bits.h"
 #include "base/bytes.h"
 #include "base/num.h"
+
+#define PTE_ADDR 0xffffffffff000ull
 
 enum {
 	GATE_LEN = 16,
 	RPL = 3,
+	PTE_P = 1,
+	PTE_PS = 1 << 7,
 	/* Flags that ring 3 can set with POPF when IOPL is 0. */
 	FL_USER = X86_FL_CF | X86_FL_PF | X86_FL_AF | X86_FL_ZF | X86_FL_SF | X86_FL_TF |
 		  X86_FL_DF | X86_FL_OF | X86_FL_NT | X86_FL_AC | X86_FL_ID,
@@ -31,17 +36,40 @@ enum {
 	DATA_ATTR = 0xc0f3,
 };
 
-/* Guest memory at a linear address, with the guest's translation. */
+/*
+ * Guest-physical address of a linear one by the guest's tables (SDM 3A 4.5), whoever may use the
+ * page: KVM_TRANSLATE refuses what the mode of this moment may not read, such as user pages with
+ * SMAP.  False: it is not mapped.
+ */
+static bool syscall_walk(struct kvm_vcpu *c, uint64_t lin, uint64_t *ret)
+{
+	const struct kvm_sregs *s = &c->run->s.regs.sregs;
+	uint64_t table = s->cr3 & PTE_ADDR;
+
+	for (unsigned shift = s->cr4 & X86_CR4_LA57 ? 48 : 39; shift >= 12; shift -= 9) {
+		uint64_t e, in_page = BIT64(shift) - 1;
+
+		if (gmem_read(c->v.vm->o.gmem, table + (lin >> shift & 511) * 8, &e, 8) < 0 ||
+		    !(e & PTE_P))
+			return false;
+		table = e & PTE_ADDR;
+		if (shift == 12 || (shift <= 30 && e & PTE_PS)) {
+			*ret = (table & ~in_page) | (lin & in_page);
+			return true;
+		}
+	}
+	return false;
+}
+
 static bool syscall_read(struct kvm_vcpu *c, uint64_t lin, void *ret, unsigned len)
 {
 	uint8_t *p = ret;
 
 	while (len) {
-		struct kvm_translation t = { .linear_address = lin };
 		unsigned n = MIN(len, 4096 - (unsigned)(lin & 4095));
+		uint64_t gpa;
 
-		if (kvm_ioctl(c->fd, KVM_TRANSLATE, &t) < 0 || !t.valid ||
-		    gmem_read(c->v.vm->o.gmem, t.physical_address, p, n) < 0)
+		if (!syscall_walk(c, lin, &gpa) || gmem_read(c->v.vm->o.gmem, gpa, p, n) < 0)
 			return false;
 		p += n;
 		lin += n;
