@@ -9,12 +9,10 @@ case $1 in
 prepare)
 	work -g text 3 >text
 	work -g bytes 24 >bytes
+	gzip -c text >text.gz
 	;;
 gzip) gzip -c text ;;
-gunzip)
-	[ -f text.gz ] || gzip -c text >text.gz
-	gzip -dc text.gz
-	;;
+gunzip) gzip -dc text.gz ;;
 shell)
 	i=0 sum=0 list=
 	while [ $i -lt 40000 ]; do
