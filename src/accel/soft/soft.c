@@ -11,6 +11,7 @@
 #include "accel/soft/sys_int.h"
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/leak.h"
 #include "base/num.h"
 
 #include <cpuid.h>
@@ -387,6 +388,7 @@ static void soft_vcpu_free(struct accel_vcpu *v)
 		v->vm->vcpu[v->index] = NULL;
 	jit_free(c);
 	soft_vcpu_parts_free(c);
+	leak_root(c, VCPU_BYTES, false);
 	munmap(c, VCPU_BYTES);
 }
 
@@ -462,6 +464,7 @@ static int soft_vcpu_new(struct accel_vm *vm, unsigned index, struct accel_vcpu 
 		return err_set(e, ENOMEM, "no memory for a vCPU%s",
 			       sh->jit ? " below 2 GiB (--accel soft,jit=off needs none there)"
 				       : "");
+	leak_root(c, VCPU_BYTES, true);
 	c->v.vm = vm;
 	c->v.index = index;
 	c->v.apic_id = index;
