@@ -240,7 +240,6 @@ uint32_t jit_translate(struct scpu *c, struct sblock *sb, const uint8_t *page, u
 	struct jblock *nb = &j->block[j->nblock];
 
 	t.is64 = mode & JM_64;
-	t.single = c->v.vm->o.ncpus == 1;
 	block_feats(c);
 	if (!block_decode(&t))
 		return 0;

@@ -451,16 +451,10 @@ static bool is_simple(const struct jt *t, const struct insn *i)
 	       i->index == SREG_NONE && t->mode >> (JM_BASE0_SHIFT + i->seg) & 1;
 }
 
-/* Of a VM with one vCPU nobody sees the halves of a LOCK: devices do not do such things. */
-static bool wants_lock(const struct jt *t, const struct insn *i)
-{
-	return i->flags & INSN_LOCK && !t->single;
-}
-
 /* A LOCK across cache lines stops the host; the interpreter stops the guest instead. */
 static void gen_check_aligned(struct jt *t, unsigned k, unsigned size)
 {
-	if (size == 1 || t->single)
+	if (size == 1)
 		return;
 	/* test r10b, size - 1; jnz */
 	E_STR(&t->b, "\x41\xf6\xc2");
@@ -503,7 +497,7 @@ static void gen_legacy_head(struct jt *t, const struct insn *i, unsigned rex)
 	struct jbuf *b = &t->b;
 	unsigned map = i->enc & INSN_ENC_MAP;
 
-	if (wants_lock(t, i))
+	if (i->flags & INSN_LOCK)
 		e1(b, 0xf0);
 	if (i->flags & INSN_66)
 		e1(b, 0x66);
@@ -790,24 +784,6 @@ static void gen_plus_r(struct jt *t, unsigned k)
 		e_env(b, 1, 0x89, HR_T1, joff_gpr(g));
 }
 
-/* XCHG with memory where nobody else looks: without the LOCK that it implies. */
-static void gen_xchg_single(struct jt *t, unsigned k)
-{
-	const struct insn *i = &t->insn[k];
-	unsigned w = i->opsize == 8, r = home(i->reg);
-	struct jmem m = gen_mem(t, k);
-
-	e_mem(&t->b, w, 0x8b, m.scratch, &m);
-	e_mem(&t->b, w, 0x89, r, &m);
-	e_rr(&t->b, w, 0x89, m.scratch, r);
-}
-
-static bool is_xchg_single(const struct jt *t, const struct insn *i)
-{
-	return t->single && insn_forms[i->form].sop == SOP_XCHG && has_mem(i) && i->opsize >= 4 &&
-	       !in_memory(i->reg) && i->base != i->reg;
-}
-
 /* MOV between the accumulator and an address in the instruction. */
 static void gen_moffs(struct jt *t, unsigned k)
 {
@@ -868,7 +844,7 @@ static void gen_bit_string(struct jt *t, unsigned k)
 		jt_flags_host(t);
 		e_env(b, 1, 0x8b, HR_T1, JOFF(jit_tmp[1]));
 	}
-	if (wants_lock(t, i))
+	if (i->flags & INSN_LOCK)
 		e1(b, 0xf0);
 	e_rm(b, w, 0x0f00 | i->opcode, HR_T1, HR_T0, -1, 0, 0);
 	t->fl_host = true;
@@ -1333,8 +1309,6 @@ void jit_gen(struct jt *t, unsigned k)
 		gen_get_sreg(t, i);
 	else if (is_plus_r(i))
 		gen_plus_r(t, k);
-	else if (is_xchg_single(t, i))
-		gen_xchg_single(t, k);
 	else if (f->opnd[0].kind == OPND_MOFFS || f->opnd[1].kind == OPND_MOFFS)
 		gen_moffs(t, k);
 	else

@@ -262,8 +262,6 @@ struct jt {
 	struct sblock *sb;
 	const uint8_t *bytes;
 	bool is64;
-	/* The VM has one vCPU. */
-	bool single;
 	/* Instructions as they are encoded, not as bind.c changed them. */
 	unsigned n;
 	struct insn insn[SOFT_BLOCK_MAX];
