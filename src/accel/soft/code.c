@@ -110,6 +110,13 @@ static uint8_t *code_map(size_t size)
 	return p == MAP_FAILED ? NULL : p;
 }
 
+static void code_forget_jumps(struct soft_code *k)
+{
+	memset(k->jc, 0, sizeof(k->jc));
+	/* Address 0 on page 0 would find an empty entry; 1 looks elsewhere. */
+	k->jc[0].key = 1;
+}
+
 int code_new(struct scpu *c, struct err *e)
 {
 	struct soft_code *k = NEW(struct soft_code);
@@ -117,6 +124,7 @@ int code_new(struct scpu *c, struct err *e)
 	if (!k)
 		return err_set(e, ENOMEM, "no memory for decoded code");
 	c->code = k;
+	code_forget_jumps(k);
 	k->npages = soft_sh(c)->npages;
 	k->page = xcalloc(k->npages ? k->npages : 1, sizeof(k->page[0]));
 	/* Translated blocks need their instructions seldom. */
@@ -169,7 +177,7 @@ void code_drop_all(struct scpu *c)
 	k->used = k->insns_used = 0;
 	k->last = k->chain = NULL;
 	k->patched = NULL;
-	memset(k->jc, 0, sizeof(k->jc));
+	code_forget_jumps(k);
 	jit_drop_all(c);
 	soft_host_reset(c->host);
 	k->stats.drops++;

@@ -110,6 +110,19 @@ static void test_mixed_page(void **state)
 	assert_true(back > 3 && back < 100);
 }
 
+/* At linear and physical address 0, where an empty entry of a look-up might be taken for one. */
+CODE(zero, "64", "xor %eax, %eax\n mov $0x77, %ebx\n jmp *%rax\n");
+CODE(at_zero, "64", "mov %ebx, 0x6000\n" RIG_END);
+
+static void test_code_at_zero(void **state)
+{
+	RIG_CODE(0, at_zero);
+	RIG_CODE(0x800, zero);
+	soft_rig_long(0x800);
+	assert_int_equal(soft_rig_run(), ACCEL_EXIT_KICK);
+	assert_int_equal(ld_le32(rig.ram + 0x6000), 0x77);
+}
+
 /* ---- a device ---- */
 
 static void dma_write(struct bus_range *r, uint64_t off, unsigned size, uint64_t v)
@@ -356,6 +369,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_other_stores, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_page_border, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_mixed_page, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_code_at_zero, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_device_writes_code, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cross_modify, setup2, teardown),
 		cmocka_unit_test_setup_teardown(test_contended_page, setup2, teardown),
