@@ -704,7 +704,7 @@ static ALWAYS_INLINE bool code_translated(struct scpu *c, struct sblock *b)
 		return false;
 	n = jit_find(c, b->jit, mode);
 	if (!n) {
-		if (b->runs < CODE_HOT) {
+		if (b->runs < CODE_HOT && !jit_lockstep(c)) {
 			b->runs++;
 			return false;
 		}

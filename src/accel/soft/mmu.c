@@ -14,6 +14,7 @@
  * Left out on purpose: MTRR and PAT memory types, A20.
  */
 #include "accel/soft/insn.h"
+#include "accel/soft/jit/lockstep.h"
 #include "accel/soft/mem.h"
 #include "accel/soft/mmu_int.h"
 
@@ -44,6 +45,8 @@ bool mmu_is_apic(const struct scpu *c, uint64_t pa)
 
 static uint64_t mmio_ld(struct scpu *c, uint64_t pa, unsigned size)
 {
+	if (unlikely(c->run->trial))
+		lockstep_device(c);
 	if (!mmu_is_apic(c, pa))
 		return bus_read(c->v.vm->o.mmio, pa, size);
 	/* Registers are 32 bits wide at multiples of 16; what lies between reads 0. */
@@ -56,6 +59,8 @@ static uint64_t mmio_ld(struct scpu *c, uint64_t pa, unsigned size)
 
 static void mmio_st(struct scpu *c, uint64_t pa, unsigned size, uint64_t v)
 {
+	if (unlikely(c->run->trial))
+		lockstep_device(c);
 	if (!mmu_is_apic(c, pa)) {
 		bus_write(c->v.vm->o.mmio, pa, size, v);
 		return;
@@ -232,10 +237,14 @@ static void ram_st(void *p, unsigned size, uint64_t v)
 static uint64_t phys_ld(struct scpu *c, uint64_t pa, unsigned size)
 {
 	const struct smap *m = mmu_map(c, pa);
+	uint64_t v = 0;
 
+	if (unlikely(c->run->trial)) {
+		lockstep_ld(c, pa, &v, size);
+		return v;
+	}
 	if (likely(m != NULL))
 		return ram_ld(m->host + (pa - m->gpa), size);
-	uint64_t v = 0;
 	for (unsigned done = 0; done < size;) {
 		unsigned n = 1u << (31 - __builtin_clz(size - done));
 
@@ -249,6 +258,10 @@ static void phys_st(struct scpu *c, const struct insn *i, uint64_t pa, unsigned 
 {
 	struct smap *m = mmu_map(c, pa);
 
+	if (unlikely(c->run->trial)) {
+		lockstep_st(c, pa, &v, size);
+		return;
+	}
 	if (likely(m && !m->readonly)) {
 		map_mark(c, m, pa, size);
 		ram_st(m->host + (pa - m->gpa), size, v);
@@ -451,6 +464,10 @@ static void buf_ld(struct scpu *c, uint64_t pa, uint8_t *dst, unsigned len)
 {
 	const struct smap *m = mmu_map(c, pa);
 
+	if (unlikely(c->run->trial)) {
+		lockstep_ld(c, pa, dst, len);
+		return;
+	}
 	if (m && !mmu_is_apic(c, pa)) {
 		memcpy(dst, m->host + (pa - m->gpa), len);
 		return;
@@ -468,6 +485,10 @@ static void buf_st(struct scpu *c, const struct insn *i, uint64_t pa, const uint
 {
 	struct smap *m = mmu_map(c, pa);
 
+	if (unlikely(c->run->trial)) {
+		lockstep_st(c, pa, src, len);
+		return;
+	}
 	if (m && !m->readonly && !mmu_is_apic(c, pa)) {
 		map_mark(c, m, pa, len);
 		memcpy(m->host + (pa - m->gpa), src, len);

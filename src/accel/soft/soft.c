@@ -8,11 +8,14 @@
 #include "accel/soft/soft.h"
 
 #include "accel/soft/jit/jit.h"
+#include "accel/soft/jit/lockstep.h"
 #include "accel/soft/sys_int.h"
 #include "base/alloc.h"
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/leak.h"
 #include "base/num.h"
+#include "base/str.h"
 
 #include <cpuid.h>
 #include <errno.h>
@@ -58,6 +61,7 @@ static void soft_wrote(struct gmem_watch *w, uint64_t gpa, uint64_t len)
 {
 	struct soft_vm *vm = container_of(w, struct soft_vm, watch);
 
+	__atomic_fetch_add(&vm->shared->dma_told, 1, __ATOMIC_SEQ_CST);
 	code_dma_wrote(vm->shared, gpa, len);
 }
 
@@ -313,17 +317,50 @@ static bool host_is_intel(void)
 	return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx;
 }
 
+struct soft_opts {
+	bool jit, lockstep;
+};
+
+static int soft_opt(struct soft_opts *so, const char *opt, struct err *e)
+{
+	if (str_starts(opt, "jit=") && str_bool(opt + strlen("jit="), &so->jit) == 0)
+		return 0;
+	if (str_starts(opt, "lockstep=") && str_bool(opt + strlen("lockstep="), &so->lockstep) == 0)
+		return 0;
+	return err_set(e, EINVAL, "no option '%.40s' (there are: jit=on|off, lockstep=on|off)", opt);
+}
+
+static int soft_opts(struct soft_opts *so, const struct accel_opts *o, struct err *e)
+{
+	AUTO_FREE char *opts = xstrdup(o->engine_opts ? o->engine_opts : "");
+	char *save = NULL;
+
+	if (!opts)
+		return err_set(e, ENOMEM, "no memory");
+	*so = (struct soft_opts){ .jit = true };
+	for (char *p = strtok_r(opts, ",", &save); p; p = strtok_r(NULL, ",", &save)) {
+		int rc = soft_opt(so, p, e);
+
+		if (rc < 0)
+			return rc;
+	}
+	if (so->lockstep && !so->jit)
+		return err_set(e, EINVAL, "lockstep=on compares translated code: jit=off has none");
+	if (so->lockstep && o->ncpus > 1)
+		return err_set(e, EINVAL, "lockstep=on is for one CPU, not %u", o->ncpus);
+	return 0;
+}
+
 static int soft_vm_new(const struct accel_opts *o, struct accel_vm **ret, struct err *e)
 {
-	bool jit = true;
+	struct soft_opts so;
+	int rc = soft_opts(&so, o, e);
 
-	if (o->engine_opts && !strcmp(o->engine_opts, "jit=off"))
-		jit = false;
-	else if (o->engine_opts && o->engine_opts[0] && strcmp(o->engine_opts, "jit=on"))
-		return err_set(e, EINVAL, "no option '%s': say jit=on or jit=off", o->engine_opts);
+	if (rc < 0)
+		return rc;
 	if (o->ncpus > SOFT_CPUS)
 		return err_set(e, EINVAL, "%u CPUs: at most %d", o->ncpus, SOFT_CPUS);
-	int rc = soft_host_init(e);
+	rc = soft_host_init(e);
 	if (rc < 0)
 		return rc;
 	/* Guests see the host's vendor. */
@@ -345,7 +382,8 @@ static int soft_vm_new(const struct accel_opts *o, struct accel_vm **ret, struct
 		soft_vm_free(&s->vm);
 		return rc;
 	}
-	s->shared->jit = jit;
+	s->shared->jit = so.jit;
+	s->shared->lockstep = so.lockstep;
 	s->vm.tsc_hz = s->shared->tsc_hz;
 	s->watch.wrote = soft_wrote;
 	o->gmem->watch = &s->watch;
@@ -473,6 +511,8 @@ static int soft_vcpu_new(struct accel_vm *vm, unsigned index, struct accel_vcpu 
 		rc = vcpu_cpuid(c, e);
 	if (rc >= 0 && sh->jit)
 		rc = jit_new(c, jit_cache_size(vm->o.ncpus), e);
+	if (rc >= 0 && sh->lockstep)
+		rc = lockstep_new(c, e);
 	if (rc >= 0)
 		rc = vcpu_power_on(c, e);
 	if (rc < 0) {
@@ -570,6 +610,15 @@ static void soft_stats(struct accel_vm *vm, char *ret, size_t size)
 		 (unsigned long)k.given_back, (unsigned long)t.blocks, (unsigned long)t.insns,
 		 (unsigned long)t.bytes, (unsigned long)t.entries, (unsigned long)t.interps,
 		 (unsigned long)t.links, (unsigned long)t.jumps);
+	const struct lockstep_stats *l =
+		sh->ncpu && sh->cpu[0] && sh->lockstep ? lockstep_stats(sh->cpu[0]) : NULL;
+	size_t n = strlen(ret);
+	if (l)
+		snprintf(ret + n, size - n,
+			 " lockstep-compared=%lu lockstep-partial=%lu lockstep-aborted=%lu "
+			 "lockstep-excused=%lu lockstep-differing=0",
+			 (unsigned long)l->compared, (unsigned long)l->partial,
+			 (unsigned long)l->aborted, (unsigned long)l->excused);
 }
 
 const struct accel accel_soft = {

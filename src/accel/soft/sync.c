@@ -144,7 +144,7 @@ void soft_excl_begin(struct scpu *c)
 {
 	struct soft_shared *sh = c->run->sh;
 
-	if (c->run->excl || c->run->assist)
+	if (c->run->excl || c->run->assist || c->run->trial)
 		return;
 	lock(&sh->lock);
 	if (sync_must_wait(sh, c)) {

@@ -89,8 +89,10 @@ struct soft_shared {
 	uint64_t npages;
 	struct spage *page;
 	bool logging;
-	/* Hot code is translated. */
-	bool jit;
+	/* Hot code is translated; and compared with the interpreter's doings. */
+	bool jit, lockstep;
+	/* Times that a device told of a write.  Atomic. */
+	uint64_t dma_told;
 	/* Guest TSC = host TSC + this where no guest moved it; frequency.  Atomic. */
 	uint64_t tsc_offset, tsc_hz;
 	/* Timer thread: sleeps until the earliest deadline of a vCPU. */
@@ -179,6 +181,8 @@ struct soft_post {
 };
 
 struct soft_run {
+	/* The interpreter runs on trial: loads and stores go there (jit/lockstep.h). */
+	struct lockstep *trial;
 	struct soft_shared *sh;
 	/* Assisting: the other engine's XSAVE image (4096 bytes, standard form), where components
 	 * beyond AVX live.  NULL: there are none. */

@@ -91,7 +91,7 @@ void mmu_select(struct scpu *c)
 		m->xt_now = m->xt[0];
 	}
 	m->check_align = c->cpl == 3 && c->cr0 & X86_CR0_AM && c->rflags & X86_FL_AC;
-	m->careful = m->check_align || m->watch || c->run->assist;
+	m->careful = m->check_align || m->watch || c->run->assist || c->run->trial;
 	c->tlb = m->careful ? &m->none : &c->tlbs[c->mmu_index];
 }
 

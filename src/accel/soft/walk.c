@@ -4,6 +4,7 @@
  *
  * Left out on purpose: 5-level paging, protection keys.
  */
+#include "accel/soft/jit/lockstep.h"
 #include "accel/soft/mmu_int.h"
 
 #include "base/bytes.h"
@@ -22,6 +23,8 @@ static uint64_t walk_load(struct scpu *c, uint64_t pa, bool wide, void **ret_hos
 	*ret_host = NULL;
 	if (!m)
 		return wide ? ~0ull : 0xffffffffull;
+	if (unlikely(c->run->trial))
+		lockstep_walks(c, pa);
 	void *p = m->host + (pa - m->gpa);
 	if (!m->readonly)
 		*ret_host = p;

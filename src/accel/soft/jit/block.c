@@ -4,6 +4,7 @@
 #include "accel/soft/jit/jit_int.h"
 
 #include "accel/soft/code_int.h"
+#include "accel/soft/jit/lockstep.h"
 #include "accel/soft/ops.h"
 #include "base/bug.h"
 
@@ -258,6 +259,8 @@ uint32_t jit_translate(struct scpu *c, struct sblock *sb, const uint8_t *page, u
 		.off = (uint16_t)sb->off,
 		.needs_flags = t.live_in,
 	};
+	if (j->lockstep)
+		lockstep_note(j->lockstep, &t);
 	block_emit(&t);
 	nb->dead_off = (uint32_t)(t.b.p - j->rw);
 	e_mov_imm(&t.b, HR_T1, jit_desc(t.block, 0, 0));

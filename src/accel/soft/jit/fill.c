@@ -212,7 +212,8 @@ uint32_t jit_mode(const struct scpu *c)
 		m |= JM_USER;
 	else if (c->cr4 & X86_CR4_SMAP)
 		m |= JM_SMAP;
-	if (!c->cpl || !(c->cr4 & X86_CR4_TSD))
+	/* Two looks at the time differ. */
+	if ((!c->cpl || !(c->cr4 & X86_CR4_TSD)) && !c->jit->lockstep)
 		m |= JM_TSC;
 	if (soft_64(c)) {
 		/* Of FS and GS the base is always added. */

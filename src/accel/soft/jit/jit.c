@@ -7,6 +7,7 @@
 
 #include "accel/soft/code_int.h"
 #include "accel/soft/host_int.h"
+#include "accel/soft/jit/lockstep.h"
 #include "base/alloc.h"
 #include "base/bug.h"
 #include "base/thread.h"
@@ -247,6 +248,7 @@ void jit_free(struct scpu *c)
 	if (!j)
 		return;
 	jit_publish(c, NULL);
+	lockstep_free(j->lockstep);
 	jit_unmap(j->rw, j->size);
 	jit_unmap(j->rx, j->size);
 	jit_unmap(j->block, JIT_BLOCKS * sizeof(j->block[0]));
@@ -358,7 +360,7 @@ static void jit_bad_target(struct scpu *c, uint32_t desc)
 	jit_interp_one(c, desc);
 }
 
-static void jit_left(struct scpu *c)
+void jit_left(struct scpu *c)
 {
 	struct soft_jit *j = c->jit;
 	uint32_t arg = c->jit_arg;
@@ -393,13 +395,31 @@ static void jit_left(struct scpu *c)
 	}
 }
 
+void jit_enter(struct scpu *c, uint32_t n)
+{
+	struct soft_jit *j = c->jit;
+	const struct jblock *b = &j->block[n];
+
+	c->jit_page = c->rip - b->off;
+	j->stats.entries++;
+	((void (*)(struct scpu *, void *))(void *)(j->rx + j->enter))(c, b->rw + (j->rx - j->rw));
+}
+
+bool jit_lockstep(const struct scpu *c)
+{
+	return c->jit->lockstep;
+}
+
 void jit_go(struct scpu *c, uint32_t n, uint32_t mode)
 {
 	struct soft_jit *j = c->jit;
-	struct jblock *b = &j->block[n];
 	uint32_t id = jit_id(c, mode), exit = j->pending;
 
 	j->pending = 0;
+	if (unlikely(j->lockstep)) {
+		lockstep_go(c, n);
+		return;
+	}
 	if (c->jit_id != id) {
 		/* Against sync_set_req(): one of the two sees the other. */
 		__atomic_exchange_n(&c->jit_id, id, __ATOMIC_SEQ_CST);
@@ -410,8 +430,6 @@ void jit_go(struct scpu *c, uint32_t n, uint32_t mode)
 	if (exit && j->pending_rip == c->rip)
 		jit_link(c, exit, n);
 	jit_jump_fill(c, n);
-	c->jit_page = c->rip - b->off;
-	j->stats.entries++;
-	((void (*)(struct scpu *, void *))(void *)(j->rx + j->enter))(c, b->rw + (j->rx - j->rw));
+	jit_enter(c, n);
 	jit_left(c);
 }

@@ -10,6 +10,7 @@
  *	link.c	exits to blocks, the jump cache, death of a block
  *	thunk.c	the fixed pieces of host code
  *	fill.c	the translation cache's refill; touches no vector register
+ *	lockstep.c	for tests: each block compared with the interpreter
  *
  * A translated block belongs to a decoded one (struct sblock, code.c) and dies with it.  It was
  *made for one mode (jit_mode()), and is position-independent: where the page that it lies in is in
@@ -47,6 +48,8 @@ void *jit_alloc_low(size_t size);
 bool jit_signal(void *ucontext);
 /* Run from block j on, which begins at RIP; comes back when something has to be done in C. */
 void jit_go(struct scpu *c, uint32_t j, uint32_t mode);
+/* Are translated blocks compared with interpreted ones (lockstep.h)? */
+bool jit_lockstep(const struct scpu *c);
 /* An exit wants to know where it led to; before the next jit_go(). */
 void jit_forget_exit(struct scpu *c);
 

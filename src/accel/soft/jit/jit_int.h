@@ -166,6 +166,8 @@ struct soft_jit {
 		exit_dead, jump, jump_ac, str, syscall, sysret, load_vec, load_x87;
 	/* What the host has. */
 	bool bmi2, xsave;
+	/* lockstep.h; NULL: not in lockstep. */
+	struct lockstep *lockstep;
 	/* Where blocks begin. */
 	size_t first;
 	/* CPUID features of the guest, by enum insn_feat; made when first wanted. */
@@ -185,6 +187,10 @@ static inline size_t joff_gpr(unsigned g)
 {
 	return JOFF(gpr) + 8ul * g;
 }
+
+/* jit.c: into a block, whose RIP is the vCPU's, and what is to be done when it was left. */
+void jit_enter(struct scpu *c, uint32_t block);
+void jit_left(struct scpu *c);
 
 /* thunk.c: writes all of them at the start of the code. */
 void jit_thunks(struct scpu *c);
