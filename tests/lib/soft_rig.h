@@ -11,6 +11,7 @@
 #include "base/thread.h"
 #include "lib/t.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -37,6 +38,19 @@ static struct soft_rig {
 	bool exited;
 	uint8_t *ram;
 } rig;
+
+/* Options of the engine for the next soft_rig_init(); NULL: what RIG_ENGINE in the environment says. */
+static const char *rig_engine_opts;
+
+static inline const char *rig_engine(unsigned ncpus)
+{
+	const char *env = getenv("RIG_ENGINE");
+
+	if (rig_engine_opts)
+		return rig_engine_opts;
+	/* Lockstep is for one CPU. */
+	return env && !(ncpus > 1 && strstr(env, "lockstep")) ? env : NULL;
+}
 
 static inline uint64_t rig_read_none(struct bus_range *r, uint64_t off, unsigned size)
 {
@@ -91,7 +105,11 @@ static inline void soft_rig_init(unsigned ncpus)
 	assert_int_equal(bus_add(&rig.mmio, &rig.dev, RIG_MMIO, 4096), 0);
 
 	const struct accel_opts o = {
-		.ncpus = ncpus, .gmem = &rig.mem, .mmio = &rig.mmio, .pio = &rig.pio
+		.ncpus = ncpus,
+		.gmem = &rig.mem,
+		.mmio = &rig.mmio,
+		.pio = &rig.pio,
+		.engine_opts = rig_engine(ncpus),
 	};
 	if (accel_vm_new(&accel_soft, &o, &rig.vm, &e) < 0)
 		fail_msg("%s", e.msg);

@@ -251,6 +251,12 @@ struct orc_gen *orc_gen_new(uint64_t seed, unsigned bits)
 	return g;
 }
 
+void orc_gen_seed(struct orc_gen *g, uint64_t seed)
+{
+	g->rnd = seed;
+	g->next = (unsigned)(seed % g->nform);
+}
+
 void orc_gen_free(struct orc_gen *g)
 {
 	free(g);

@@ -101,6 +101,8 @@ static inline uint64_t orc_rnd(uint64_t *s)
 struct orc_gen;
 struct orc_gen *orc_gen_new(uint64_t seed, unsigned bits);
 void orc_gen_free(struct orc_gen *g);
+/* From here on as if newly made with this seed. */
+void orc_gen_seed(struct orc_gen *g, uint64_t seed);
 /* A single instruction of the next form in turn, or a sequence. */
 void orc_gen_case(struct orc_gen *g, struct orc_case *c, bool sequence);
 /* Only this mnemonic, or NULL: all. */

@@ -58,6 +58,8 @@ struct jl_fact {
 	/* The first instruction that is left to the interpreter, or the number of all. */
 	uint8_t stop;
 	bool vec, x87;
+	/* It reads a flag that an instruction before left undefined. */
+	bool unsure;
 };
 
 struct jl_line {
@@ -344,6 +346,7 @@ void lockstep_note(struct lockstep *l, const struct jt *t)
 	for (unsigned k = 0; k < t->n && t->can[k]; k++) {
 		const struct insn_form *g = &insn_forms[t->insn[k].form];
 
+		f->unsure |= (undef & g->fl_r) != 0;
 		if (!(g->flags & INSF_FL_COND))
 			undef &= ~g->fl_w;
 		undef |= g->fl_u & ~g->fl_w;
@@ -582,9 +585,11 @@ static const char *match_stopped(struct lockstep *l, unsigned k)
 		if (!trial_again(l, k))
 			return l->end == JL_ABORT ? NULL : "the interpreter does not come there";
 	}
-	/* The host's exception came with flags that the interpreter's will set. */
+	/* The host's exception came with flags that the interpreter's will set, and into MMX mode. */
 	if (raised)
 		l->want.mxcsr |= l->got.mxcsr & 0x3f;
+	if (raised && insn_forms[jl_block(l)->insn[k].form].flags & INSF_MMX)
+		memcpy(l->want.fx, l->got.fx, sizeof(l->want.fx));
 	const char *what = state_differs(l, f->live[k] & ~(unsigned)f->undef[k], false);
 	return what ? what : memory_differs(l);
 }
@@ -617,7 +622,7 @@ static const char *match_bad_target(struct lockstep *l, unsigned k)
 	if (!trial_again(l, k))
 		return l->end == JL_ABORT ? NULL : "the interpreter does not come there";
 	if (sop == SOP_CALL || sop == SOP_RET)
-		l->got.gpr[X86_RSP] = l->want.gpr[X86_RSP];
+		l->want.gpr[X86_RSP] = l->got.gpr[X86_RSP];
 	return state_differs(l, X86_FL_STATUS & ~(unsigned)jl_fact(l)->undef[k], false);
 }
 
@@ -674,7 +679,9 @@ void lockstep_go(struct scpu *c, uint32_t block)
 	l->dma = dma_told(l);
 	lines_forget(l);
 	jl_save(l, &l->before);
-	trial_run(l, jl_fact(l)->stop, 0);
+	l->end = JL_ABORT;
+	if (!jl_fact(l)->unsure)
+		trial_run(l, jl_fact(l)->stop, 0);
 	if (l->end == JL_ABORT) {
 		interpret(l);
 		return;

@@ -16,7 +16,7 @@
  *	ends there, and the translated code has to stop at that instruction or before.
  *
  *	Not compared (counted as aborted) are blocks that store to a page table and then walk it,
- *and REPs too long for the copy.
+ *	REPs too long for the copy, and blocks that read a flag which an instruction left undefined.
  *
  *	Not compared are status flags that are dead where the translated code stopped in the middle,
  *	and those that an instruction left undefined.
