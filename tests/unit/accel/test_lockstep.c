@@ -233,9 +233,12 @@ static void piece_nowhere(struct stream *s)
 					  NX_AT,      ORC_DATA + 0x3000,
 					  1ull << 47, 0x8000000000001000ull };
 
+	unsigned n = below(s, 6);
+
 	put_mov(s, X86_RSP, STACK_TOP);
-	put_mov(s, X86_RAX, where[below(s, 6)]);
-	switch (below(s, 3)) {
+	put_mov(s, X86_RAX, where[n]);
+	/* A translated CALL to where no code can be leaves its push below the stack pointer. */
+	switch (n < 4 ? below(s, 3) : 2 * below(s, 2)) {
 	case 0:
 		PUTS(s, "\xff\xe0");
 		break;
