@@ -57,7 +57,8 @@ def test_debian_to_login(tmp_path):
     start = time.monotonic()
     with sampan.VM(disk, "--accel", "soft,lockstep=on", "--cpus", 1, "--memory", "1G", "--log", "info", "--net", "user",
                    "--kernel", initramfs.GUEST / "vmlinuz", "--initrd", initramfs.GUEST / "initrd.img",
-                   "--append", "root=LABEL=root ro console=ttyS0 net.ifnames=0 quiet", control=tmp_path / "s") as vm:
+                   "--append", "root=LABEL=root ro console=ttyS0 net.ifnames=0 quiet "
+                   "systemd.default_timeout_start_sec=7200", control=tmp_path / "s") as vm:
         vm.expect("sampan login: ", 3600)
         print(f"\n  login after {time.monotonic() - start:.0f} s", flush=True)
         with sampan.QMP(vm.control) as q:

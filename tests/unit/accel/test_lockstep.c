@@ -565,7 +565,7 @@ static void units_set(struct cpu_state *st, const struct orc_state *in)
 	st_le64(st->xsave + 512, X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX);
 }
 
-static uint64_t stream_run(enum mode mode, uint64_t seed, struct orc_gen *g)
+static uint64_t stream_run(enum mode mode, uint64_t seed, struct orc_gen *g, bool ticks)
 {
 	struct stream s = { .mode = mode, .is64 = mode != USER32, .rnd = seed, .g = g };
 	struct cpu_state *st;
@@ -579,7 +579,8 @@ static uint64_t stream_run(enum mode mode, uint64_t seed, struct orc_gen *g)
 			st->gpr[k] = s.c.in.gpr[k];
 	units_set(st, &s.c.in);
 	soft_rig_set(0, st);
-	machine_timer(60000 + below(&s, 200000));
+	if (ticks)
+		machine_timer(60000 + below(&s, 200000));
 	if (soft_rig_run() != ACCEL_EXIT_KICK || rig.exit_value != 0x55)
 		fail_msg("seed %#lx: the guest ended with a triple fault", (unsigned long)seed);
 	return stream_result(&s);
@@ -604,8 +605,18 @@ static uint64_t first_seed(void)
 	return n ? strtoul(n, NULL, 0) : 1;
 }
 
+/*
+ * In ring 0 a stream may look at what the timer's handler left behind, so only lockstep has a timer
+ * there, and what it ends with is its own.
+ */
+static bool ticks_matter(enum mode mode)
+{
+	return mode == KERNEL64;
+}
+
 static void engine_run(enum mode mode, const char *opts, struct orc_gen *g, uint64_t *ret)
 {
+	bool ticks = !ticks_matter(mode) || strstr(opts, "lockstep");
 	struct err e = { 0 };
 
 	rig_engine_opts = opts;
@@ -616,7 +627,7 @@ static void engine_run(enum mode mode, const char *opts, struct orc_gen *g, uint
 	const char *one = getenv("LOCKSTEP_ONE");
 
 	for (unsigned n = one ? (unsigned)strtoul(one, NULL, 0) : 0; n < streams(); n++)
-		ret[n] = stream_run(mode, first_seed() * 1000003 + n, g);
+		ret[n] = stream_run(mode, first_seed() * 1000003 + n, g, ticks);
 	kicker_stop(NULL);
 }
 
@@ -659,7 +670,7 @@ static void modes_agree(enum mode mode)
 	engine_run(mode, "jit=on", g, r + 2ul * n);
 	soft_rig_fini();
 	for (unsigned k = 0; k < n; k++)
-		if (r[k] != r[n + k] || r[k] != r[2ul * n + k])
+		if ((!ticks_matter(mode) && r[k] != r[n + k]) || r[n + k] != r[2ul * n + k])
 			fail_msg("stream %u: lockstep %lx, interpreter %lx, translator %lx", k,
 				 (unsigned long)r[k], (unsigned long)r[n + k],
 				 (unsigned long)r[2ul * n + k]);
