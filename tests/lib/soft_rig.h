@@ -11,6 +11,7 @@
 #include "base/thread.h"
 #include "lib/t.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,7 +40,8 @@ static struct soft_rig {
 	uint8_t *ram;
 } rig;
 
-/* Options of the engine for the next soft_rig_init(); NULL: what RIG_ENGINE in the environment says. */
+/* Options of the engine for the next soft_rig_init(); NULL: what RIG_ENGINE in the environment
+ * says. */
 static const char *rig_engine_opts;
 
 static inline const char *rig_engine(unsigned ncpus)
@@ -50,6 +52,22 @@ static inline const char *rig_engine(unsigned ncpus)
 		return rig_engine_opts;
 	/* Lockstep is for one CPU. */
 	return env && !(ncpus > 1 && strstr(env, "lockstep")) ? env : NULL;
+}
+
+/* cmocka puts its own handlers before each test, also of signals that the engine wants. */
+static const int rig_signals[] = { SIGFPE, SIGILL, SIGSEGV };
+static struct sigaction rig_actions[3];
+
+static inline void rig_signals_keep(void)
+{
+	for (unsigned n = 0; n < 3; n++)
+		(void)sigaction(rig_signals[n], NULL, &rig_actions[n]);
+}
+
+static inline void rig_signals_again(void)
+{
+	for (unsigned n = 0; n < 3; n++)
+		(void)sigaction(rig_signals[n], &rig_actions[n], NULL);
 }
 
 static inline uint64_t rig_read_none(struct bus_range *r, uint64_t off, unsigned size)
@@ -116,6 +134,7 @@ static inline void soft_rig_init(unsigned ncpus)
 	for (unsigned n = 0; n < ncpus; n++)
 		if (accel_vcpu_new(rig.vm, n, &rig.cpu[n], &e) < 0)
 			fail_msg("%s", e.msg);
+	rig_signals_keep();
 }
 
 static inline void soft_rig_fini(void)
@@ -169,6 +188,7 @@ static inline enum accel_exit soft_rig_run_cpu(unsigned n)
 	struct err e = { 0 };
 	enum accel_exit why;
 
+	rig_signals_again();
 	do {
 		why = accel_run(rig.cpu[n], &e);
 	} while (why == ACCEL_EXIT_KICK && !rig.exited);
@@ -181,6 +201,7 @@ static inline enum accel_exit soft_rig_run(void)
 	struct err e = { 0 };
 	enum accel_exit why = ACCEL_EXIT_KICK;
 
+	rig_signals_again();
 	lock_init(&w.lock);
 	cond_init(&w.cond);
 	rig.exited = false;

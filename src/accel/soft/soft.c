@@ -327,7 +327,8 @@ static int soft_opt(struct soft_opts *so, const char *opt, struct err *e)
 		return 0;
 	if (str_starts(opt, "lockstep=") && str_bool(opt + strlen("lockstep="), &so->lockstep) == 0)
 		return 0;
-	return err_set(e, EINVAL, "no option '%.40s' (there are: jit=on|off, lockstep=on|off)", opt);
+	return err_set(e, EINVAL, "no option '%.40s' (there are: jit=on|off, lockstep=on|off)",
+		       opt);
 }
 
 static int soft_opts(struct soft_opts *so, const struct accel_opts *o, struct err *e)

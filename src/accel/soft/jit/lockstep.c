@@ -468,7 +468,7 @@ static NORETURN void report(struct lockstep *l, const char *what)
 		snprintf(name, sizeof(name), "memory %lx", (unsigned long)x->pa);
 		report_bytes(name, x->old, x->cur, m->host + (x->pa - m->gpa), 64);
 	}
-	abort();
+	BUG("lockstep");
 }
 
 /* ---- match ---- */
@@ -585,7 +585,8 @@ static const char *match_stopped(struct lockstep *l, unsigned k)
 		if (!trial_again(l, k))
 			return l->end == JL_ABORT ? NULL : "the interpreter does not come there";
 	}
-	/* The host's exception came with flags that the interpreter's will set, and into MMX mode. */
+	/* The host's exception came with flags that the interpreter's will set, and into MMX mode.
+	 */
 	if (raised)
 		l->want.mxcsr |= l->got.mxcsr & 0x3f;
 	if (raised && insn_forms[jl_block(l)->insn[k].form].flags & INSF_MMX)
