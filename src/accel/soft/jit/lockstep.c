@@ -83,6 +83,7 @@ struct lockstep {
 	struct jl_fact *fact;
 	/* The block that runs. */
 	uint32_t block;
+	const struct insn *insn;
 	struct jl_state before, want, got;
 	enum jl_end end;
 	unsigned k;
@@ -288,11 +289,10 @@ static void trial_step(struct lockstep *l, const struct insn *i)
 static void trial_steps(struct lockstep *l, unsigned upto, uint64_t elements)
 {
 	struct scpu *c = l->c;
-	const struct sblock *sb = jl_block(l);
 
 	c->gpr[SREG_RIP] = c->rip;
 	for (l->k = 0; l->k < upto; l->k++) {
-		const struct insn *i = &sb->insn[l->k];
+		const struct insn *i = &l->insn[l->k];
 		uint64_t next = soft_next_rip(c, i);
 
 		trial_step(l, i);
@@ -306,7 +306,7 @@ static void trial_steps(struct lockstep *l, unsigned upto, uint64_t elements)
 		uint64_t left = c->gpr[X86_RCX] - elements;
 
 		c->gpr[X86_RCX] = elements;
-		trial_step(l, &sb->insn[upto]);
+		trial_step(l, &l->insn[upto]);
 		c->gpr[X86_RCX] = left;
 	}
 	l->end = JL_STOPPED;
@@ -336,6 +336,26 @@ static void trial_run(struct lockstep *l, unsigned upto, uint64_t elements)
 
 /* ---- facts ---- */
 
+/* Of a condition those that it looks at, not those of all conditions. */
+static unsigned flags_read(const struct insn *i)
+{
+	static const uint16_t by_cc[8] = {
+		X86_FL_OF,
+		X86_FL_CF,
+		X86_FL_ZF,
+		X86_FL_CF | X86_FL_ZF,
+		X86_FL_SF,
+		X86_FL_PF,
+		X86_FL_SF | X86_FL_OF,
+		X86_FL_ZF | X86_FL_SF | X86_FL_OF,
+	};
+	const struct insn_form *f = &insn_forms[i->form];
+
+	if (f->sop == SOP_JCC || f->sop == SOP_SETCC || f->sop == SOP_CMOVCC)
+		return by_cc[i->opcode >> 1 & 7];
+	return f->fl_r & X86_FL_STATUS;
+}
+
 void lockstep_note(struct lockstep *l, const struct jt *t)
 {
 	struct jl_fact *f = &l->fact[t->block];
@@ -346,7 +366,7 @@ void lockstep_note(struct lockstep *l, const struct jt *t)
 	for (unsigned k = 0; k < t->n && t->can[k]; k++) {
 		const struct insn_form *g = &insn_forms[t->insn[k].form];
 
-		f->unsure |= (undef & g->fl_r) != 0;
+		f->unsure |= (undef & flags_read(&t->insn[k])) != 0;
 		if (!(g->flags & INSF_FL_COND))
 			undef &= ~g->fl_w;
 		undef |= g->fl_u & ~g->fl_w;
@@ -386,8 +406,8 @@ static void report_code(struct lockstep *l)
 	for (unsigned k = 0; k < sb->n && page; k++) {
 		char name[64];
 
-		snprintf(name, sizeof(name), "%2u %-12s", k, insn_forms[sb->insn[k].form].name);
-		report_hex(name, page + sb->off + sb->insn[k].off, sb->insn[k].len);
+		snprintf(name, sizeof(name), "%2u %-12s", k, insn_forms[l->insn[k].form].name);
+		report_hex(name, page + sb->off + l->insn[k].off, l->insn[k].len);
 	}
 	report_hex("translated", b->rw, (size_t)(c->jit->rw + b->dead_off - b->rw));
 }
@@ -555,7 +575,7 @@ static const char *memory_differs(struct lockstep *l)
 /* The interpreter again, up to where the translated code stopped; false: it does not come there. */
 static bool trial_again(struct lockstep *l, unsigned upto)
 {
-	const struct insn *i = &jl_block(l)->insn[upto];
+	const struct insn *i = &l->insn[upto];
 	bool rep = l->c->jit_why == JWHY_INTERP && is_rep(i);
 
 	lines_rewind(l);
@@ -589,7 +609,7 @@ static const char *match_stopped(struct lockstep *l, unsigned k)
 	 */
 	if (raised)
 		l->want.mxcsr |= l->got.mxcsr & 0x3f;
-	if (raised && insn_forms[jl_block(l)->insn[k].form].flags & INSF_MMX)
+	if (raised && insn_forms[l->insn[k].form].flags & INSF_MMX)
 		memcpy(l->want.fx, l->got.fx, sizeof(l->want.fx));
 	const char *what = state_differs(l, f->live[k] & ~(unsigned)f->undef[k], false);
 	return what ? what : memory_differs(l);
@@ -616,7 +636,7 @@ static const char *match_left(struct lockstep *l, unsigned k)
  */
 static const char *match_bad_target(struct lockstep *l, unsigned k)
 {
-	unsigned sop = insn_forms[jl_block(l)->insn[k].form].sop;
+	unsigned sop = insn_forms[l->insn[k].form].sop;
 
 	if (l->end != JL_RAISED || l->k != k)
 		return "translated code branched to a non-canonical address";
@@ -669,7 +689,7 @@ static void interpret(struct lockstep *l)
 	code_running(c, sb);
 	c->run->blocks++;
 	c->run->insns += sb->n;
-	sb->insn[0].fn(c, sb->insn);
+	l->insn[0].fn(c, l->insn);
 }
 
 void lockstep_go(struct scpu *c, uint32_t block)
@@ -677,6 +697,10 @@ void lockstep_go(struct scpu *c, uint32_t block)
 	struct lockstep *l = c->jit->lockstep;
 
 	l->block = block;
+	l->insn = code_insns(c, c->jit->block[block].sb);
+	/* It is no more. */
+	if (!l->insn)
+		return;
 	l->dma = dma_told(l);
 	lines_forget(l);
 	jl_save(l, &l->before);
