@@ -7,27 +7,25 @@
  * that copy over guest memory.  Then its state is put aside, the translated code runs for real from
  * the state before, and registers, flags, units and all lines stored to are compared.
  *
- *	Where translated code stops in the middle of a block (a translation that has to be walked
- *for, a fault, a device), the trial is repeated up to that instruction, in a REP up to that
- *element, and compared there; the interpreter then does the instruction for real, as always.
+ * Where translated code stops in the middle of a block (a translation that has to be walked for, a
+ * fault, a device), the trial is repeated up to that instruction, in a REP up to that element, and
+ * compared there; the interpreter then does the instruction for real, as always.
  *
- *	Not on trial are instructions that the translator leaves to the interpreter, and RDTSC,
- *which it leaves to it in this mode.  A trial that comes to a device, to ROM or to a page with code
- *	ends there, and the translated code has to stop at that instruction or before.
+ * Not on trial are instructions that the translator leaves to the interpreter, and RDTSC, which it
+ * leaves to it in this mode.  A trial that comes to a device, to ROM or to a page with code ends
+ * there, and the translated code has to stop at that instruction or before.
  *
- *	Not compared (counted as aborted) are blocks that store to a page table and then walk it,
- *	REPs too long for the copy, and blocks that read a flag which an instruction left undefined.
- *
- *	Not compared are status flags that are dead where the translated code stopped in the middle,
- *	and those that an instruction left undefined.
+ * Not compared (counted as aborted) are blocks that store to a page table and then walk it, REPs
+ * too long for the copy, and blocks that read a flag which an instruction left undefined; nor are
+ * status flags that are dead where the translated code stopped in the middle, or undefined.
  *
  * Blocks are not linked and have no jump cache entries, so each comes back after itself.  They are
  * translated the first time they run.  Every now and then the translation caches are emptied
- *between the two runs, so that their refill is compared too.
+ * between the two runs, so that their refill is compared too.
  *
  * Devices write to guest memory meanwhile, and may come between the two runs.  They all tell of it
  * (gmem_wrote()); a difference is excused when one did since the trial began, or does shortly
- *after. A second vCPU tells nobody, which is why there can be only one.
+ * after.  A second vCPU tells nobody, which is why there can be only one.
  */
 #pragma once
 
