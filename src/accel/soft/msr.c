@@ -109,13 +109,19 @@ static uint64_t *msr_plain(struct scpu *c, uint32_t index)
 	}
 }
 
-static bool msr_feature(const struct scpu *c, uint32_t leaf, unsigned reg, unsigned bit)
+static bool msr_feature_sub(const struct scpu *c, uint32_t leaf, uint32_t sub, unsigned reg,
+			    unsigned bit)
 {
 	struct cpuid_entry e;
 
-	cpuid_get(&c->v.cpuid, leaf, 0, &e);
+	cpuid_get(&c->v.cpuid, leaf, sub, &e);
 	const uint32_t v[] = { e.eax, e.ebx, e.ecx, e.edx };
 	return v[reg] >> bit & 1;
+}
+
+static bool msr_feature(const struct scpu *c, uint32_t leaf, unsigned reg, unsigned bit)
+{
+	return msr_feature_sub(c, leaf, 0, reg, bit);
 }
 
 /* Intel's IBRS, STIBP or SSBD, or AMD's. */
@@ -126,6 +132,14 @@ static bool msr_has_spec_ctrl(const struct scpu *c)
 	       msr_feature(c, 0x80000008, 1, 24);
 }
 
+/* IBRS, STIBP, SSBD, PSFD; with BHI_CTRL BHI_DIS_S.  Without effect here. */
+static bool msr_spec_ctrl_ok(const struct scpu *c, uint64_t v)
+{
+	uint64_t ok = 0x87 | (msr_feature_sub(c, 7, 2, 3, 4) ? BIT64(10) : 0);
+
+	return msr_has_spec_ctrl(c) && !(v & ~ok);
+}
+
 /* IBPB: a command without effect here. */
 static bool msr_has_pred_cmd(const struct scpu *c)
 {
@@ -133,11 +147,16 @@ static bool msr_has_pred_cmd(const struct scpu *c)
 }
 
 /*
- * Not vulnerable to Meltdown, L1TF, MDS, TAA, ...: no address of the guest is speculated with by us
- * before its rights were checked (bits 0, 3, 4, 5, 6, 8, 13-15, 17, 24, 26, 27).  With Intel's
- * SPEC_CTRL also enhanced IBRS (bit 1), so that guests use no retpolines.
+ * Not vulnerable (SDM 4, IA32_ARCH_CAPABILITIES): no address of the guest is speculated with by us
+ * before its rights were checked.  With Intel's SPEC_CTRL also enhanced IBRS (bit 1), so that
+ *guests use no retpolines.
+ *
+ *	0 RDCL_NO (Meltdown)	3 SKIP_L1DFL		4 SSB_NO		5 MDS_NO
+ *	6 PSCHANGE_MC_NO	8 TAA_NO		13 SBDR_SSDP_NO		14 FBSDP_NO
+ *	15 PSDP_NO		17 FB_CLEAR		20 BHI_NO		24 PBRSB_NO
+ *	26 GDS_NO		27 RFDS_NO		62 ITS_NO
  */
-#define ARCH_CAPABILITIES_VALUE 0x0d02e179ull
+#define ARCH_CAPABILITIES_VALUE 0x400000000d12e179ull
 #define ARCH_CAPABILITIES_IBRS_ALL BIT64(1)
 
 static bool msr_read_clock(const struct scpu *c, uint32_t index, uint64_t *ret)
@@ -284,7 +303,7 @@ static bool msr_write_plain(struct scpu *c, uint32_t index, uint64_t v)
 	case X86_MSR_PAT:
 		return msr_pat_ok(v);
 	case X86_MSR_SPEC_CTRL:
-		return msr_has_spec_ctrl(c) && !(v & ~0x87ull);
+		return msr_spec_ctrl_ok(c, v);
 	case X86_MSR_MISC_ENABLE:
 	case X86_MSR_SYSENTER_CS:
 	case X86_MSR_STAR:

@@ -10,13 +10,15 @@
  *	TSX, MPX, PKU, CET, PMU, WAITPKG, UINTR, SSE4A, 3DNow!, XOP, FMA4, TBM, LWP
  *			not implemented
  *
- * Page-table isolation, retpolines and the like cost a software CPU much and protect nothing in it
- * (it does not run guest code speculatively past its own checks), so the bits that say "not
- * affected" are set.
+ * Page-table isolation, retpolines, return thunks and the like cost a software CPU much and protect
+ * nothing in it (it does not run guest code speculatively past its own checks), so the bits that
+ * say "not affected" are set: in every model, as kernels choose by family and model besides
+ * (soft_advise()).  docs/engine.md goes through them.
  */
 #include "accel/soft/sys_int.h"
 
 #include "base/clock.h"
+#include "base/num.h"
 
 #include <cpuid.h>
 #include <string.h>
@@ -55,7 +57,7 @@ static const struct offer {
 	  BIT(0) | BIT(1) | BIT(7) | BIT(9) | BIT(10) | BIT(13) | BIT(20) | BIT(23) | BIT(24) },
 	/* UMIP RDPID */
 	{ 7, 0, R_ECX, 0, BIT(2) | BIT(22) },
-	/* FSRM, IBRS (Intel; added below), ARCH_CAPABILITIES */
+	/* FSRM, ARCH_CAPABILITIES */
 	{ 7, 0, R_EDX, 0, BIT(4) | BIT(29) },
 	/* XSAVEOPT XSAVEC XGETBV(1) XSAVES */
 	{ 0xd, 1, R_EAX, 0, BIT(0) | BIT(1) | BIT(2) | BIT(3) },
@@ -65,12 +67,8 @@ static const struct offer {
 	{ 0x80000001, 0, R_EDX, BIT(22), BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29) },
 	/* Invariant TSC */
 	{ 0x80000007, 0, R_EDX, 0, BIT(8) },
-	/* IBPB, and not affected: SSB_NO BTC_NO; WBNOINVD and CLZERO are not there. */
-	{ 0x80000008, 0, R_EBX, 0, BIT(12) | BIT(26) | BIT(29) },
 	/* KVM's: no delays after port I/O, the clock (old and new MSRs) and that it is stable. */
 	{ 0x40000001, 0, R_EAX, 0, BIT(0) | BIT(1) | BIT(3) | BIT(24) },
-	/* LFENCE serializes, null selector clears base, automatic IBRS, SRSO_NO */
-	{ 0x80000021, 0, R_EAX, 0, BIT(2) | BIT(6) | BIT(8) | BIT(29) },
 };
 
 static uint32_t *offer_reg(struct cpuid_entry *e, unsigned reg)
@@ -176,21 +174,59 @@ static void offer_consistent(struct cpuid_table *t)
 	}
 }
 
-/* Leaf 0x80000021 tells of AMD's mitigations; IBRS of Intel's. */
-static void offer_vendor(struct cpuid_table *t)
+/* Bits of every model of a vendor, whatever the host has. */
+static const struct advice {
+	bool intel;
+	uint32_t leaf, sub;
+	uint8_t reg;
+	uint32_t bits;
+} advices[] = {
+	/* SPEC_CTRL, with IBRS_ALL in ARCH_CAPABILITIES: no retpolines. */
+	{ true, 7, 0, R_EDX, BIT(26) | BIT(29) },
+	{ false, 7, 0, R_EDX, BIT(29) },
+	/* BHI_CTRL: Linux sets a bit once in place of a loop at each system call; not every
+	 * version looks for BHI_NO. */
+	{ true, 7, 2, R_EDX, BIT(4) },
+	/* XSAVEERPTR (the pointers are always 0, so none is another's), SSB_NO, BTC_NO; the last
+	 * for Intel's too: Linux asks there first whether returns are safe. */
+	{ true, 0x80000008, 0, R_EBX, BIT(29) },
+	{ false, 0x80000008, 0, R_EBX, BIT(2) | BIT(26) | BIT(29) },
+	/* LFENCE serializes, null selector clears base, automatic IBRS (no retpolines), SRSO_NO */
+	{ false, 0x80000021, 0, R_EAX, BIT(2) | BIT(6) | BIT(8) | BIT(29) },
+	/* TSA_SQ_NO, TSA_L1_NO */
+	{ false, 0x80000021, 0, R_ECX, BIT(1) | BIT(2) },
+};
+
+/* The leaf, made when it is not there; NULL when the CPU is too old to have it. */
+static struct cpuid_entry *advice_leaf(struct cpuid_table *t, uint32_t leaf, uint32_t sub)
 {
-	struct cpuid_entry *e0 = cpuid_find(t, 0, 0), *e7 = cpuid_find(t, 7, 0);
-	struct cpuid_entry *x = cpuid_find(t, 0x80000000, 0);
+	struct cpuid_entry *max = cpuid_find(t, leaf & 0x80000000, 0);
+	const struct cpuid_entry made = { .leaf = leaf, .sub = sub, .has_sub = leaf == 7 };
+
+	if (!max || (leaf == 7 && max->eax < 7))
+		return NULL;
+	max->eax = MAX(max->eax, leaf);
+	if (!cpuid_find(t, leaf, sub) && !cpuid_set(t, &made))
+		return NULL;
+	/* The number of sub-leaves. */
+	struct cpuid_entry *first = cpuid_find(t, leaf, 0);
+	if (sub && first)
+		first->eax = MAX(first->eax, sub);
+	return cpuid_find(t, leaf, sub);
+}
+
+void soft_advise(struct cpuid_table *t)
+{
+	const struct cpuid_entry *e0 = cpuid_find(t, 0, 0);
 	bool intel = e0 && e0->ebx == signature_INTEL_ebx;
 
-	if (intel && e7)
-		e7->edx |= BIT(26);
-	if (!intel && x && x->eax < 0x80000021) {
-		x->eax = 0x80000021;
-		(void)cpuid_set(t, &(struct cpuid_entry){ .leaf = 0x80000021 });
+	for (unsigned n = 0; n < COUNT_OF(advices); n++) {
+		const struct advice *a = &advices[n];
+		struct cpuid_entry *e = a->intel == intel ? advice_leaf(t, a->leaf, a->sub) : NULL;
+
+		if (e)
+			*offer_reg(e, a->reg) |= a->bits;
 	}
-	if (e0 && e0->eax > 0x1f)
-		e0->eax = 0x1f;
 }
 
 int soft_cpuid(struct cpuid_table *ret, struct err *e)
@@ -211,14 +247,49 @@ int soft_cpuid(struct cpuid_table *ret, struct err *e)
 		(void)cpuid_set(ret, &(struct cpuid_entry){ .leaf = 6 });
 	(void)cpuid_set(ret, &(struct cpuid_entry){ .leaf = 0x40000001 });
 	offer_xsave(ret);
-	offer_vendor(ret);
+	struct cpuid_entry *e0 = cpuid_find(ret, 0, 0);
+	if (e0 && e0->eax > 0x1f)
+		e0->eax = 0x1f;
 	offer_features(ret, &host);
 	offer_consistent(ret);
 	return 0;
 }
 
-/* From leaf 0x15 or a hypervisor's 0x40000010, else measured against the monotonic clock. */
-uint64_t soft_host_tsc_hz(void)
+/* ---- the TSC's frequency ---- */
+
+/* Both clocks at one moment: of some tries the one in which least time passed. */
+static void tsc_pair(uint64_t *ret_tsc, uint64_t *ret_ns)
+{
+	enum {
+		TRIES = 8,
+	};
+	uint64_t best = UINT64_MAX;
+
+	for (unsigned n = 0; n < TRIES; n++) {
+		uint64_t before = __rdtsc(), ns = clock_ns(), took = __rdtsc() - before;
+
+		if (took >= best)
+			continue;
+		best = took;
+		*ret_tsc = before + took / 2;
+		*ret_ns = ns;
+	}
+}
+
+/* Against the monotonic clock, which is the guest's other clocks' and what NTP corrects. */
+static uint64_t tsc_measure(void)
+{
+	uint64_t t0, t1, c0, c1;
+
+	tsc_pair(&c0, &t0);
+	do {
+		tsc_pair(&c1, &t1);
+	} while (t1 - t0 < 20 * NS_PER_MS);
+	return (uint64_t)((unsigned __int128)(c1 - c0) * NS_PER_SEC / (t1 - t0));
+}
+
+/* What leaf 0x15 or a hypervisor's 0x40000010 says; 0: nothing. */
+static uint64_t tsc_advertised(void)
 {
 	uint32_t a, b, c, d;
 
@@ -229,19 +300,26 @@ uint64_t soft_host_tsc_hz(void)
 			return (uint64_t)c * b / a;
 	}
 	__cpuid(1, a, b, c, d);
-	if (c >> 31) {
-		__cpuid(0x40000000, a, b, c, d);
-		if (a >= 0x40000010 && a < 0x40000100) {
-			__cpuid(0x40000010, a, b, c, d);
-			if (a > 100000)
-				return (uint64_t)a * 1000;
-		}
-	}
-	uint64_t t0 = clock_ns(), c0 = __rdtsc(), t1;
-	do {
-		t1 = clock_ns();
-	} while (t1 - t0 < 20 * NS_PER_MS);
-	uint64_t c1 = __rdtsc();
+	if (!(c >> 31))
+		return 0;
+	__cpuid(0x40000000, a, b, c, d);
+	if (a < 0x40000010 || a >= 0x40000100)
+		return 0;
+	__cpuid(0x40000010, a, b, c, d);
+	return a > 100000 ? (uint64_t)a * 1000 : 0;
+}
+
+/*
+ * Crystals are not what they say and NTP corrects the host's clock, so it is measured; what is
+ * advertised is better only where both agree but for the measurement's error.
+ */
+uint64_t soft_host_tsc_hz(void)
+{
+	uint64_t hz = tsc_measure(), said = tsc_advertised(),
+		 apart = hz > said ? hz - said : said - hz;
+
+	if (said && apart < said / 100000)
+		return said;
 	/* Kilohertz are as exact as it is. */
-	return (uint64_t)((unsigned __int128)(c1 - c0) * NS_PER_SEC / (t1 - t0)) / 1000 * 1000;
+	return (hz + 500) / 1000 * 1000;
 }

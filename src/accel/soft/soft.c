@@ -471,9 +471,11 @@ static int vcpu_cpuid(struct scpu *c, struct err *e)
 	if (rc >= 0)
 		rc = cpuid_build(&c->v.cpuid, t, o->cpu_model ? o->cpu_model : "host", &topo, e);
 	free(t);
-	if (rc >= 0)
-		sys_facts(c);
-	return rc;
+	if (rc < 0)
+		return rc;
+	soft_advise(&c->v.cpuid);
+	sys_facts(c);
+	return 0;
 }
 
 static int vcpu_power_on(struct scpu *c, struct err *e)

@@ -509,5 +509,7 @@ void soft_vcpu_parts_free(struct scpu *c);
 
 /* offer.c */
 int soft_cpuid(struct cpuid_table *ret, struct err *e);
+/* What leads guests away from what is dear here, into a guest's table of any model. */
+void soft_advise(struct cpuid_table *t);
 /* Frequency of the host's TSC. */
 uint64_t soft_host_tsc_hz(void);
