@@ -26,6 +26,7 @@
 #include "accel/soft/evex.h"
 #include "accel/soft/insn.h"
 #include "accel/soft/jit/jit.h"
+#include "accel/soft/jit/prof.h"
 #include "accel/soft/mem.h"
 #include "accel/soft/sys_int.h"
 
@@ -734,8 +735,10 @@ void code_run(struct scpu *c)
 	jit_forget_exit(c);
 	while (likely(!__atomic_load_n(&c->exit_req, __ATOMIC_RELAXED))) {
 		uint64_t rip = c->rip;
-		struct sblock *b = code_next(c, k, rip);
 
+		if (unlikely(r->prof))
+			prof_between(c);
+		struct sblock *b = code_next(c, k, rip);
 		if (unlikely(!b)) {
 			(void)code_step(c);
 			continue;
@@ -751,6 +754,8 @@ void code_run(struct scpu *c)
 		k->chain = (struct sblock *)((uintptr_t)b & k->chain_mask);
 		r->blocks++;
 		r->insns += b->n;
+		if (unlikely(r->prof))
+			prof_interprets(c, b);
 		b->insn[0].fn(c, b->insn);
 	}
 }
@@ -822,6 +827,8 @@ unsigned code_step(struct scpu *c)
 	c->gpr[SREG_RIP] = rip;
 	c->run->insns++;
 	unsigned sop = insn_forms[k->one[0].form].sop;
+	if (unlikely(c->run->prof))
+		prof_steps(c, k->one);
 	k->one[0].fn(c, k->one);
 	return sop;
 }

@@ -8,6 +8,7 @@
  * run_events() looks at all of them each time.
  */
 #include "accel/soft/insn.h"
+#include "accel/soft/jit/prof.h"
 #include "accel/soft/mem.h"
 #include "accel/soft/sys_int.h"
 
@@ -253,6 +254,8 @@ enum accel_exit soft_run(struct accel_vcpu *v, struct err *e)
 
 	r->exit = ACCEL_EXIT_SHUTDOWN;
 	sync_enter(c);
+	if (unlikely(r->prof))
+		prof_enter(c);
 	sync_set_req(c);
 	r->trap_set = true;
 	if (setjmp(c->trap)) {
@@ -278,6 +281,8 @@ enum accel_exit soft_run(struct accel_vcpu *v, struct err *e)
 	}
 	r->trap_set = false;
 	r->delivering = -1;
+	if (unlikely(r->prof))
+		prof_leave(c);
 	sync_leave(c);
 	return r->exit;
 }

@@ -9,6 +9,7 @@
 
 #include "accel/soft/jit/jit.h"
 #include "accel/soft/jit/lockstep.h"
+#include "accel/soft/options.h"
 #include "accel/soft/sys_int.h"
 #include "base/alloc.h"
 #include "base/cleanup.h"
@@ -259,6 +260,7 @@ static void shared_free(struct soft_shared *sh)
 	cond_wake_all(&sh->timer_cond);
 	unlock(&sh->timer_lock);
 	thread_join(&sh->timer);
+	prof_free(sh->prof);
 	dirty_free(sh);
 	free(sh->page);
 	cond_fini(&sh->timer_cond);
@@ -317,48 +319,11 @@ static bool host_is_intel(void)
 	return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx;
 }
 
-struct soft_opts {
-	bool jit, lockstep;
-};
-
-static int soft_opt(struct soft_opts *so, const char *opt, struct err *e)
+static int vm_new(const struct accel_opts *o, const struct soft_opts *so, struct accel_vm **ret,
+		  struct err *e)
 {
-	if (str_starts(opt, "jit=") && str_bool(opt + strlen("jit="), &so->jit) == 0)
-		return 0;
-	if (str_starts(opt, "lockstep=") && str_bool(opt + strlen("lockstep="), &so->lockstep) == 0)
-		return 0;
-	return err_set(e, EINVAL, "no option '%.40s' (there are: jit=on|off, lockstep=on|off)",
-		       opt);
-}
+	int rc;
 
-static int soft_opts(struct soft_opts *so, const struct accel_opts *o, struct err *e)
-{
-	AUTO_FREE char *opts = xstrdup(o->engine_opts ? o->engine_opts : "");
-	char *save = NULL;
-
-	if (!opts)
-		return err_set(e, ENOMEM, "no memory");
-	*so = (struct soft_opts){ .jit = true };
-	for (char *p = strtok_r(opts, ",", &save); p; p = strtok_r(NULL, ",", &save)) {
-		int rc = soft_opt(so, p, e);
-
-		if (rc < 0)
-			return rc;
-	}
-	if (so->lockstep && !so->jit)
-		return err_set(e, EINVAL, "lockstep=on compares translated code: jit=off has none");
-	if (so->lockstep && o->ncpus > 1)
-		return err_set(e, EINVAL, "lockstep=on is for one CPU, not %u", o->ncpus);
-	return 0;
-}
-
-static int soft_vm_new(const struct accel_opts *o, struct accel_vm **ret, struct err *e)
-{
-	struct soft_opts so;
-	int rc = soft_opts(&so, o, e);
-
-	if (rc < 0)
-		return rc;
 	if (o->ncpus > SOFT_CPUS)
 		return err_set(e, EINVAL, "%u CPUs: at most %d", o->ncpus, SOFT_CPUS);
 	rc = soft_host_init(e);
@@ -373,6 +338,8 @@ static int soft_vm_new(const struct accel_opts *o, struct accel_vm **ret, struct
 	s->vm.o = *o;
 	s->vm.vcpu = xcalloc(o->ncpus, sizeof(s->vm.vcpu[0]));
 	rc = s->vm.vcpu ? shared_new(&s->shared, o, e) : err_set(e, ENOMEM, "no memory");
+	if (rc >= 0 && prof_wanted(&so->prof))
+		rc = prof_new(&s->shared->prof, &so->prof, e);
 	if (rc >= 0)
 		rc = vm_chips(s, e);
 	if (rc >= 0)
@@ -383,13 +350,24 @@ static int soft_vm_new(const struct accel_opts *o, struct accel_vm **ret, struct
 		soft_vm_free(&s->vm);
 		return rc;
 	}
-	s->shared->jit = so.jit;
-	s->shared->lockstep = so.lockstep;
+	s->shared->jit = so->jit;
+	s->shared->lockstep = so->lockstep;
 	s->vm.tsc_hz = s->shared->tsc_hz;
 	s->watch.wrote = soft_wrote;
 	o->gmem->watch = &s->watch;
 	*ret = &s->vm;
 	return 0;
+}
+
+static int soft_vm_new(const struct accel_opts *o, struct accel_vm **ret, struct err *e)
+{
+	struct soft_opts so;
+	int rc = soft_opts_parse(&so, o, e);
+
+	if (rc >= 0)
+		rc = vm_new(o, &so, ret, e);
+	soft_opts_fini(&so);
+	return rc;
 }
 
 /* ---- vCPUs ---- */
@@ -425,6 +403,7 @@ static void soft_vcpu_free(struct accel_vcpu *v)
 	unlock(&sh->timer_lock);
 	if (v->vm->vcpu[v->index] == v)
 		v->vm->vcpu[v->index] = NULL;
+	prof_vcpu_free(c);
 	jit_free(c);
 	soft_vcpu_parts_free(c);
 	leak_root(c, VCPU_BYTES, false);
@@ -516,6 +495,8 @@ static int soft_vcpu_new(struct accel_vm *vm, unsigned index, struct accel_vcpu 
 		rc = jit_new(c, jit_cache_size(vm->o.ncpus), e);
 	if (rc >= 0 && sh->lockstep)
 		rc = lockstep_new(c, e);
+	if (rc >= 0 && sh->prof)
+		rc = prof_vcpu_new(c, sh->prof, e);
 	if (rc >= 0)
 		rc = vcpu_power_on(c, e);
 	if (rc < 0) {

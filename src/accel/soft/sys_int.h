@@ -91,6 +91,8 @@ struct soft_shared {
 	bool logging;
 	/* Hot code is translated; and compared with the interpreter's doings. */
 	bool jit, lockstep;
+	/* Of jit/prof.h, or NULL. */
+	struct prof *prof;
 	/* Times that a device told of a write.  Atomic. */
 	uint64_t dma_told;
 	/* Guest TSC = host TSC + this where no guest moved it; frequency.  Atomic. */
@@ -183,6 +185,8 @@ struct soft_post {
 struct soft_run {
 	/* The interpreter runs on trial: loads and stores go there (jit/lockstep.h). */
 	struct lockstep *trial;
+	/* Of jit/prof.h; NULL: nobody wants to know. */
+	struct prof_vcpu *prof;
 	struct soft_shared *sh;
 	/* Assisting: the other engine's XSAVE image (4096 bytes, standard form), where components
 	 * beyond AVX live.  NULL: there are none. */

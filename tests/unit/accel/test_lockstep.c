@@ -797,9 +797,11 @@ static void test_options(void **state)
 	soft_rig_init(1);
 	refused("jit=maybe", 1, "jit=on|off");
 	refused("fast", 1, "lockstep=on|off");
+	refused("fast=on", 1, "'fast'");
 	refused("lockstep=on,jit=off", 1, "jit=off");
 	refused("jit=on,lockstep=on", 2, "one CPU");
-	refused("jit=on,,lockstep=yes,x", 1, "'x'");
+	refused("jit=on,lockstep=yes,x", 1, "'x'");
+	refused("jit=on,,lockstep=yes", 1, "jit=on|off");
 	soft_rig_fini();
 	rig_engine_opts = "lockstep=on,jit=on";
 	soft_rig_init(1);

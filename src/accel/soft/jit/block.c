@@ -22,7 +22,9 @@ void jt_flags_mem(struct jt *t)
 	if (t->fl_mem)
 		return;
 	BUG_ON(!t->fl_host);
+	jt_mark(t, PPART_SAVE_FLAGS, t->at);
 	jit_emit_save_flags(&t->b);
+	jt_mark(t, PPART_BODY, t->at);
 	t->fl_mem = true;
 }
 
@@ -31,7 +33,9 @@ void jt_flags_host_by(struct jt *t, unsigned scratch)
 	if (t->fl_host)
 		return;
 	BUG_ON(!t->fl_mem);
+	jt_mark(t, PPART_LOAD_FLAGS, t->at);
 	jit_emit_load_flags(&t->b, scratch);
+	jt_mark(t, PPART_BODY, t->at);
 	t->fl_host = true;
 }
 
@@ -65,6 +69,7 @@ static void exit_here(struct jt *t, uint32_t exit)
 	struct jexit *x = &t->j->exit[exit];
 
 	x->slot = t->b.p;
+	jt_mark(t, PPART_EXIT, x->desc >> 4 & 63);
 	jit_exit_write(t->c, exit, 0);
 	t->b.p = x->slot + jit_slot_size(x);
 }
@@ -109,9 +114,11 @@ static void cold_emit(struct jt *t, const struct jcold *k)
 	switch (k->kind) {
 	case JCOLD_FILL_R:
 	case JCOLD_FILL_W:
+		jt_mark(t, PPART_FILL, k->arg >> 4 & 63);
 		cold_fill(t, k);
 		break;
 	case JCOLD_INTERP:
+		jt_mark(t, PPART_INTERP, k->arg >> 4 & 63);
 		e_mov_imm(&t->b, HR_T1, k->arg);
 		e_jmp(&t->b, j->rw + j->exit_interp);
 		break;
@@ -120,6 +127,7 @@ static void cold_emit(struct jt *t, const struct jcold *k)
 		break;
 	case JCOLD_VEC:
 	case JCOLD_X87:
+		jt_mark(t, PPART_UNITS, 0);
 		e_call(&t->b, j->rw + (k->kind == JCOLD_VEC ? j->load_vec : j->load_x87));
 		e_jmp(&t->b, k->back);
 		break;
@@ -212,8 +220,11 @@ static void block_emit(struct jt *t)
 {
 	t->fl_host = false;
 	t->fl_mem = t->live_in;
+	jt_mark(t, PPART_ENTRY, 0);
 	block_units(t);
 	for (unsigned k = 0; k < t->n && !t->ended; k++) {
+		t->at = k;
+		jt_mark(t, PPART_INSN, k);
 		jit_gen(t, k);
 		t->live_in = t->live[k];
 	}
@@ -263,9 +274,13 @@ uint32_t jit_translate(struct scpu *c, struct sblock *sb, const uint8_t *page, u
 		lockstep_note(j->lockstep, &t);
 	block_emit(&t);
 	nb->dead_off = (uint32_t)(t.b.p - j->rw);
+	jt_mark(&t, PPART_DEAD, 0);
 	e_mov_imm(&t.b, HR_T1, jit_desc(t.block, 0, 0));
 	e_jmp(&t.b, j->rw + j->exit_dead);
+	const uint8_t *end = t.b.p;
 	nb->at = block_offsets(&t);
+	if (unlikely(c->run->prof))
+		prof_translated(&t, end);
 	BUG_ON((size_t)(t.b.p - nb->rw) > JIT_BLOCK_BYTES);
 	j->used = ((size_t)(t.b.p - j->rw) + 15) & ~15ul;
 	nb->next = sb->jit;

@@ -393,6 +393,7 @@ static void gen_check(struct jt *t, unsigned k, unsigned size, bool write, uint8
 
 	while (1u << log < size)
 		log++;
+	jt_mark(t, PPART_LOOKUP, k);
 	if (t->j->bmi2) {
 		/* rorx r11, r10, 8 */
 		E_STR(b, "\xc4\x43\xfb\xf0\xda\x08");
@@ -421,6 +422,7 @@ static void gen_check(struct jt *t, unsigned k, unsigned size, bool write, uint8
 		e_env_r11(b, 1, 0x03, HR_T0, set + offsetof(struct stlb, addend));
 		c->back = b->p;
 	}
+	jt_mark(t, PPART_BODY, k);
 	t->fl_host = false;
 }
 

@@ -161,22 +161,20 @@ void *jit_alloc_low(size_t size)
 	return NULL;
 }
 
+/*
+ * The same memory twice, one to write and one to execute.  Shared memory without a file: of no
+ * size, mremap() makes a second mapping of it (and perf takes it for a JIT's, which it would not
+ * take a memfd for).
+ */
 static int jit_map(struct soft_jit *j)
 {
-	int fd = memfd_create("soft-code", MFD_CLOEXEC), rc = 0;
-
-	if (fd < 0)
+	j->rw = mmap(NULL, j->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (j->rw == MAP_FAILED)
 		return -errno;
-	if (ftruncate(fd, (off_t)j->size))
-		rc = -errno;
-	if (!rc)
-		j->rw = mmap(NULL, j->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (!rc)
-		j->rx = mmap(NULL, j->size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-	if (!rc && (j->rw == MAP_FAILED || j->rx == MAP_FAILED))
-		rc = -errno;
-	close(fd);
-	return rc;
+	j->rx = mremap(j->rw, 0, j->size, MREMAP_MAYMOVE);
+	if (j->rx == MAP_FAILED || mprotect(j->rx, j->size, PROT_READ | PROT_EXEC))
+		return -errno;
+	return 0;
 }
 
 static bool host_has_bmi2(void)
@@ -264,6 +262,7 @@ void jit_drop_all(struct scpu *c)
 
 	if (!j)
 		return;
+	prof_dropped(c);
 	j->used = j->first;
 	/* Number 0 is none. */
 	j->nblock = j->nexit = 1;
@@ -365,6 +364,8 @@ void jit_left(struct scpu *c)
 	struct soft_jit *j = c->jit;
 	uint32_t arg = c->jit_arg;
 
+	if (unlikely(c->run->prof))
+		prof_left(c);
 	switch (c->jit_why) {
 	case JWHY_LINK: {
 		const struct jexit *x = &j->exit[arg];

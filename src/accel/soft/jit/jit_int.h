@@ -17,6 +17,7 @@
 #include "accel/soft/insn.h"
 #include "accel/soft/jit/emit.h"
 #include "accel/soft/jit/jit.h"
+#include "accel/soft/jit/prof.h"
 #include "accel/soft/sys_int.h"
 
 enum {
@@ -67,6 +68,7 @@ enum {
 	JWHY_BRANCH,
 	/* arg: jit_desc(): the block died. */
 	JWHY_DEAD,
+	JWHYS,
 };
 
 /* With EFLAGS.AC set under SMAP? */
@@ -176,6 +178,20 @@ struct soft_jit {
 	struct jit_stats stats;
 };
 
+/* Its fixed pieces by name, for dumps: explain.c. */
+enum {
+	JIT_THUNKS = 15,
+};
+struct jit_thunk {
+	const char *name;
+	/* Of its field in soft_jit. */
+	size_t at;
+};
+extern const struct jit_thunk jit_thunk_name[JIT_THUNKS];
+uint32_t jit_thunk_at(const struct soft_jit *j, unsigned n);
+/* The one that this byte of the code is in. */
+unsigned jit_thunk_of(const struct soft_jit *j, uint32_t off);
+
 #define JOFF(field) offsetof(struct scpu, field)
 
 static inline uint32_t jit_env(const struct scpu *c)
@@ -280,6 +296,8 @@ struct jt {
 	bool fl_host, fl_mem;
 	/* JT_VEC, JT_X87 */
 	uint8_t units;
+	/* The current one. */
+	unsigned at;
 	/* Written by block.c once an instruction ended the block. */
 	bool ended;
 	unsigned ncold;
@@ -292,6 +310,13 @@ bool jit_can(const struct jt *t, const struct insn *i);
 void jit_gen(struct jt *t, unsigned k);
 bool jit_uses_vec(const struct insn *i);
 bool jit_uses_x87(const struct insn *i);
+
+/* For dumps (prof.h), when somebody wants them: what the code from here on is there for. */
+static inline void jt_mark(struct jt *t, enum prof_part part, unsigned k)
+{
+	if (unlikely(t->c->run->prof))
+		prof_mark(t, part, k);
+}
 
 /* block.c */
 struct jcold *jt_cold(struct jt *t, enum jcold_kind kind, uint8_t *from, uint32_t arg);
