@@ -207,7 +207,7 @@ static void state_out(struct orc_state *s)
 /* ---- the translator ---- */
 
 /* A block of instructions from `from` on; what is before them did run. */
-static uint32_t translate(const struct orc_case *c, unsigned from, unsigned n)
+static uint32_t translate(const struct orc_case *c, unsigned from, unsigned n, uint32_t mode)
 {
 	unsigned off = (c->rip & 4095) + block[from].off;
 
@@ -224,17 +224,19 @@ static uint32_t translate(const struct orc_case *c, unsigned from, unsigned n)
 		if (sb->insn[k].base == SREG_RIP)
 			sb->insn[k].disp -= block[from].off;
 	}
-	if (!jit_mode(cpu))
+	if (!mode)
 		return 0;
 	if (jit_full(cpu))
 		jit_drop_all(cpu);
-	return jit_translate(cpu, sb, page, jit_mode(cpu));
+	return jit_translate(cpu, sb, page, mode);
 }
 
-/* From instruction k on: until it leaves, or the interpreter did one; true: go on with the next. */
+/* From instruction k on: until it leaves, or the interpreter did one, or the rest is to be run with
+ * single look-ups; true: go on where RIP is. */
 static bool translated(const struct orc_case *c, unsigned k, unsigned n)
 {
-	uint32_t j = translate(c, k, n);
+	uint32_t single = cpu->jit_single, mode = jit_mode(cpu) ? jit_mode(cpu) | single : 0;
+	uint32_t j = translate(c, k, n, mode);
 
 	cpu->rip = c->rip + block[k].off;
 	if (!j) {
@@ -247,8 +249,8 @@ static bool translated(const struct orc_case *c, unsigned k, unsigned n)
 	}
 	__atomic_store_n(&cpu->exit_req, 0, __ATOMIC_RELAXED);
 	jit_forget_exit(cpu);
-	jit_go(cpu, j, jit_mode(cpu));
-	return cpu->jit_why == JWHY_INTERP;
+	jit_go(cpu, j, mode);
+	return cpu->jit_why == JWHY_INTERP || cpu->jit_single;
 }
 
 static void run_all_translated(const struct orc_case *c, unsigned n)
@@ -258,10 +260,12 @@ static void run_all_translated(const struct orc_case *c, unsigned n)
 	while (translated(c, k, n)) {
 		bool again = cpu->rip == c->rip + block[k].off;
 
-		/* The one after that which was interpreted, or the same, a string. */
+		/* The one after that which was interpreted; or the same, a string or one that is to
+		 * be run with single look-ups. */
 		while (k < n && c->rip + block[k].off != cpu->rip)
 			k++;
-		if (k == n || (again && insn_forms[block[k].form].class != INSC_STR))
+		if (k == n ||
+		    (again && !cpu->jit_single && insn_forms[block[k].form].class != INSC_STR))
 			return;
 		cpu->gpr[SREG_RIP] = c->rip;
 	}

@@ -703,6 +703,8 @@ static ALWAYS_INLINE bool code_translated(struct scpu *c, struct sblock *b)
 
 	if (!mode)
 		return false;
+	mode |= c->jit_single;
+	c->jit_single = 0;
 	n = jit_find(c, b->jit, mode);
 	if (!n) {
 		if (b->runs < CODE_HOT && !jit_lockstep(c)) {

@@ -203,6 +203,10 @@ enum {
 };
 #define SJUMP_MUL 0x9e3779b1u
 
+enum {
+	JIT_GROUPS = 16,
+};
+
 struct scpu {
 	struct accel_vcpu v;
 
@@ -248,6 +252,10 @@ struct scpu {
 	 * shadow lets it in. */
 	uint32_t jit_pauses;
 	uint8_t irq_waits;
+	/* Host addresses that accesses of the running block share (jit/plan.c). */
+	uint64_t jit_host[JIT_GROUPS];
+	/* JM_SINGLE: the next block is run without such. */
+	uint32_t jit_single;
 	struct soft_jit *jit;
 
 	/* The set that the current privilege uses: &tlbs[mmu_index]. */

@@ -25,6 +25,7 @@ void jt_flags_mem(struct jt *t)
 	jt_mark(t, PPART_SAVE_FLAGS, t->at);
 	jit_emit_save_flags(&t->b);
 	jt_mark(t, PPART_BODY, t->at);
+	jt_clobber(t, HR_T1);
 	t->fl_mem = true;
 }
 
@@ -36,6 +37,7 @@ void jt_flags_host_by(struct jt *t, unsigned scratch)
 	jt_mark(t, PPART_LOAD_FLAGS, t->at);
 	jit_emit_load_flags(&t->b, scratch);
 	jt_mark(t, PPART_BODY, t->at);
+	jt_clobber(t, scratch);
 	t->fl_host = true;
 }
 
@@ -84,7 +86,7 @@ void jt_exit(struct jt *t, unsigned k, int64_t target, uint8_t *from)
 		.target = target,
 		.from = t->block,
 		.desc = jit_desc(t->block, k, 0),
-		.mode = t->mode,
+		.mode = t->mode & ~(uint32_t)JM_SINGLE,
 		.units = t->units,
 		.unsaved = !t->fl_mem,
 		.back = target <= at,
@@ -93,6 +95,21 @@ void jt_exit(struct jt *t, unsigned k, int64_t target, uint8_t *from)
 		jt_cold(t, JCOLD_EXIT, from, n);
 	else
 		exit_here(t, n);
+}
+
+uint32_t jt_exit_single(struct jt *t, unsigned k)
+{
+	struct soft_jit *j = t->j;
+	uint32_t n = j->nexit++;
+
+	j->exit[n] = (struct jexit){
+		.target = (int64_t)t->insn[k].off,
+		.from = t->block,
+		.desc = jit_desc(t->block, k, 0),
+		.mode = t->mode | JM_SINGLE,
+		.units = t->units,
+	};
+	return n;
 }
 
 /* ---- cold parts ---- */
@@ -106,6 +123,18 @@ static void cold_fill(struct jt *t, const struct jcold *k)
 	e_jmp(&t->b, k->back);
 }
 
+/* As cold_fill(), but a miss that cannot be filled is another translation's. */
+static void cold_group(struct jt *t, const struct jcold *k)
+{
+	const struct soft_jit *j = t->j;
+
+	e_env_r11(&t->b, 1, 0x33, HR_T0, k->tags);
+	e_mov_imm(&t->b, HR_T1, k->arg);
+	e_call(&t->b, j->rw + (k->kind == JCOLD_GROUP_R ? j->fill_group_r : j->fill_group_w));
+	e_jcc(&t->b, E_CC_NZ, k->back);
+	exit_here(t, k->exit);
+}
+
 static void cold_emit(struct jt *t, const struct jcold *k)
 {
 	const struct soft_jit *j = t->j;
@@ -116,6 +145,11 @@ static void cold_emit(struct jt *t, const struct jcold *k)
 	case JCOLD_FILL_W:
 		jt_mark(t, PPART_FILL, k->arg >> 4 & 63);
 		cold_fill(t, k);
+		break;
+	case JCOLD_GROUP_R:
+	case JCOLD_GROUP_W:
+		jt_mark(t, PPART_FILL, k->arg >> 4 & 63);
+		cold_group(t, k);
 		break;
 	case JCOLD_INTERP:
 		jt_mark(t, PPART_INTERP, k->arg >> 4 & 63);
@@ -258,6 +292,7 @@ uint32_t jit_translate(struct scpu *c, struct sblock *sb, const uint8_t *page, u
 	for (unsigned k = 0; k < t.n; k++)
 		t.can[k] = jit_can(&t, &t.insn[k]);
 	block_liveness(&t);
+	jit_plan(&t);
 	/* A block of nothing that can be translated is better interpreted. */
 	if (!t.can[0])
 		return 0;

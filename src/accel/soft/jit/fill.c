@@ -235,7 +235,7 @@ uint32_t jit_id(struct scpu *c, uint32_t mode)
 	struct soft_jit *j = c->jit;
 	uint32_t space = mode & JM_USER ? c->mmu->asid : c->mmu->asid_global;
 	/* Both halves of a STAC ... CLAC are one. */
-	mode &= ~(uint32_t)(SMMU_KERNEL_AC << JM_MMU_SHIFT);
+	mode &= ~(uint32_t)(SMMU_KERNEL_AC << JM_MMU_SHIFT | JM_SINGLE);
 	uint64_t key = (uint64_t)space << 32 | mode;
 	struct jid *d = &j->id[(mode >> 4 ^ mode ^ space * 5) & (JIT_IDS - 1)];
 

@@ -334,6 +334,7 @@ static void gen_lin(struct jt *t, const struct insn *i)
 	int base = -1, index = -1;
 	int64_t disp = i->disp;
 
+	t->hold_reg = 0;
 	if (i->base == SREG_RIP) {
 		e_env(b, 1, 0x8b, HR_T0, JOFF(jit_page));
 		base = HR_T0;
@@ -424,6 +425,7 @@ static void gen_check(struct jt *t, unsigned k, unsigned size, bool write, uint8
 	}
 	jt_mark(t, PPART_BODY, k);
 	t->fl_host = false;
+	t->hold_reg = 0;
 }
 
 /* r10: a linear address; becomes the host address. */
@@ -464,16 +466,69 @@ static void gen_check_aligned(struct jt *t, unsigned k, unsigned size)
 	jt_cold(t, JCOLD_INTERP, e_jcc(&t->b, E_CC_NZ, NULL), jit_desc(t->block, k, 0));
 }
 
+/*
+ * The first access of a group: its bytes are looked up; base and disp, or (base < 0) the linear
+ *address in r10, are those of its first byte.
+ */
+static struct jmem gen_group(struct jt *t, unsigned k, const struct jaccess *a, int base,
+			     int32_t disp)
+{
+	const struct jgroup *g = &t->group[a->group];
+	struct jbuf *b = &t->b;
+	uint8_t *again = base < 0 ? NULL : b->p;
+	unsigned r = HR_T0;
+
+	if (base >= 0)
+		e_rm(b, 1, 0x8d, HR_T0, base, -1, 0, disp);
+	gen_check(t, k, 1u << g->log, g->write, again);
+	struct jcold *c = &t->cold[t->ncold - 1];
+	c->kind = g->write ? JCOLD_GROUP_W : JCOLD_GROUP_R;
+	c->exit = jt_exit_single(t, k);
+	if (base >= 0) {
+		/* lea r11, [base + r11 + disp] */
+		r = HR_T1;
+		e_rm(b, 1, 0x8d, r, base, HR_T1, 0, disp);
+	}
+	e_env(b, 1, 0x89, r, JOFF(jit_host) + 8ul * a->group);
+	t->hold_reg = r;
+	t->hold = a->group;
+	return (struct jmem){ (int)r, -1, a->off, r ^ HR_T0 ^ HR_T1 };
+}
+
+/* Another one of a group; the flags stay as they are. */
+static struct jmem gen_shared(struct jt *t, const struct jaccess *a)
+{
+	if (!t->hold_reg || t->hold != a->group) {
+		e_env(&t->b, 1, 0x8b, HR_T1, JOFF(jit_host) + 8ul * a->group);
+		t->hold_reg = HR_T1;
+		t->hold = a->group;
+	}
+	return (struct jmem){ (int)t->hold_reg, -1, a->off, t->hold_reg ^ HR_T0 ^ HR_T1 };
+}
+
 static struct jmem gen_mem(struct jt *t, unsigned k)
 {
 	const struct insn *i = &t->insn[k];
 	const struct insn_form *f = &insn_forms[i->form];
 	unsigned size = insn_size_bytes(f->mem_size, i->opsize, t->c->code_size);
 	bool write = f->mem_access & INSA_W;
+	const struct jaccess *a = &t->acc[k][JACC_MEM];
 	struct jmem m;
 
+	if (a->kind == JACC_NEXT)
+		return gen_shared(t, a);
 	if (t->live_in)
 		jt_flags_mem(t);
+	if (a->kind == JACC_FIRST) {
+		struct insn first = *i;
+
+		first.disp -= a->off;
+		if (is_simple(t, i))
+			return gen_group(t, k, a, (int)home(i->base), (int32_t)first.disp);
+		gen_lin(t, &first);
+		gen_seg(t, i->seg);
+		return gen_group(t, k, a, -1, 0);
+	}
 	if (is_simple(t, i)) {
 		m = gen_lookup_base(t, k, home(i->base), (int32_t)i->disp, size, write);
 	} else {
@@ -603,8 +658,10 @@ static void gen_swap_high(struct jt *t, const struct opreg *o)
 
 static void opreg_load(struct jt *t, const struct opreg *o, unsigned scratch)
 {
-	if (o->used && in_memory(o->g))
-		e_env(&t->b, 1, 0x8b, scratch, joff_gpr(o->g));
+	if (!o->used || !in_memory(o->g))
+		return;
+	e_env(&t->b, 1, 0x8b, scratch, joff_gpr(o->g));
+	jt_clobber(t, scratch);
 }
 
 static void opreg_store(struct jt *t, const struct opreg *o, unsigned scratch)
@@ -716,6 +773,7 @@ static unsigned gen_get(struct jt *t, unsigned g, unsigned scratch)
 	if (!in_memory(g))
 		return home(g);
 	e_env(&t->b, 1, 0x8b, scratch, joff_gpr(g));
+	jt_clobber(t, scratch);
 	return scratch;
 }
 
@@ -738,6 +796,7 @@ static void gen_lea(struct jt *t, const struct insn *i)
 
 static void gen_get_sreg(struct jt *t, const struct insn *i)
 {
+	t->hold_reg = 0;
 	/* movzx r10d, word [sel] */
 	e_env(&t->b, 0, 0x0fb7, HR_T0, JOFF(seg[0].sel) + i->reg * sizeof(struct cpu_seg));
 	gen_put(t, i->rm, 0, HR_T0);
@@ -877,8 +936,18 @@ static void gen_string(struct jt *t, unsigned k)
 /* The word at base + disp of the stack. */
 static struct jmem gen_stack(struct jt *t, unsigned k, unsigned base, int disp, bool write)
 {
+	const struct jaccess *a = &t->acc[k][JACC_STACK];
+
+	if (a->kind == JACC_NEXT)
+		return gen_shared(t, a);
 	if (t->live_in)
 		jt_flags_mem(t);
+	if (a->kind == JACC_FIRST) {
+		if (t->is64)
+			return gen_group(t, k, a, (int)base, disp - a->off);
+		e_rm(&t->b, 0, 0x8d, HR_T0, (int)base, -1, 0, disp - a->off);
+		return gen_group(t, k, a, -1, 0);
+	}
 	if (t->is64)
 		return gen_lookup_base(t, k, base, disp, 8, write);
 	e_rm(&t->b, 0, 0x8d, HR_T0, (int)base, -1, 0, disp);
@@ -907,6 +976,7 @@ static void gen_push(struct jt *t, unsigned k)
 		m = gen_mem(t, k);
 		e_mem(b, t->is64, 0x8b, HR_T0, &m);
 		e_env(b, 1, 0x89, HR_T0, JOFF(jit_tmp[1]));
+		jt_clobber(t, HR_T0);
 	}
 	m = gen_stack(t, k, HR_SP, -word(t), true);
 	if (kind == OPND_IMM) {
@@ -916,6 +986,7 @@ static void gen_push(struct jt *t, unsigned k)
 		if (has_mem(i)) {
 			r = m.scratch;
 			e_env(b, 1, 0x8b, r, JOFF(jit_tmp[1]));
+			jt_clobber(t, r);
 		} else {
 			r = gen_get(t, kind == OPND_REG ? i->reg : i->rm, m.scratch);
 		}
@@ -935,8 +1006,10 @@ static void gen_pop(struct jt *t, unsigned k)
 		return;
 	}
 	e_mem(&t->b, t->is64, 0x8b, in_memory(g) ? m.scratch : home(g), &m);
-	if (in_memory(g))
+	if (in_memory(g)) {
 		e_env(&t->b, 1, 0x89, m.scratch, joff_gpr(g));
+		jt_clobber(t, m.scratch);
+	}
 	gen_sp_add(t, word(t));
 }
 
@@ -1168,6 +1241,7 @@ static void gen_call(struct jt *t, unsigned k)
 		t->ended = true;
 		return;
 	}
+	jt_flags_mem(t);
 	e_env(b, 1, 0x8b, HR_T0, JOFF(jit_tmp[1]));
 	gen_indirect(t, k);
 }
@@ -1180,6 +1254,8 @@ static void gen_ret(struct jt *t, unsigned k)
 	struct jmem m = gen_stack(t, k, HR_SP, 0, false);
 	e_mem(&t->b, t->is64, 0x8b, HR_T0, &m);
 	gen_sp_add(t, word(t) + drop);
+	/* By r11 alone. */
+	jt_flags_mem(t);
 	gen_indirect(t, k);
 }
 
@@ -1267,6 +1343,8 @@ void jit_gen(struct jt *t, unsigned k)
 		jt_interp(t, k);
 		return;
 	}
+	if (f->class != INSC_INT && f->class != INSC_HOST)
+		t->hold_reg = 0;
 	if (f->class == INSC_FLOW) {
 		gen_flow(t, k);
 		return;

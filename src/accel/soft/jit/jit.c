@@ -301,6 +301,7 @@ void jit_forget_exit(struct scpu *c)
 {
 	if (c->jit)
 		c->jit->pending = 0;
+	c->jit_single = 0;
 }
 
 static uint64_t jit_rip(const struct scpu *c, uint64_t rip)
@@ -376,6 +377,7 @@ void jit_left(struct scpu *c)
 		} else {
 			j->pending = arg;
 			j->pending_rip = c->rip;
+			c->jit_single = x->mode & JM_SINGLE;
 		}
 		break;
 	}
@@ -430,7 +432,8 @@ void jit_go(struct scpu *c, uint32_t n, uint32_t mode)
 	/* It may have been interpreted a while meanwhile. */
 	if (exit && j->pending_rip == c->rip)
 		jit_link(c, exit, n);
-	jit_jump_fill(c, n);
+	if (!(mode & JM_SINGLE))
+		jit_jump_fill(c, n);
 	jit_enter(c, n);
 	jit_left(c);
 }

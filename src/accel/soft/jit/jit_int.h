@@ -50,6 +50,8 @@ enum {
 	JM_TSC = 1 << 26,
 	/* Supervisor, and CR4.SMAP: EFLAGS.AC chooses the MMU index. */
 	JM_SMAP = 1 << 27,
+	/* Each access is looked up for itself (plan.c). */
+	JM_SINGLE = 1 << 28,
 	/* Six bits each: what seg_rd and seg_wr say, and is the base 0? */
 	JM_RD_SHIFT = 8,
 	JM_WR_SHIFT = 14,
@@ -164,8 +166,9 @@ struct soft_jit {
 	/* Hashed linear pages that the jump cache or a link may lead to. */
 	uint64_t seen[JIT_SEEN / 64];
 	/* Thunks, offsets in the code. */
-	uint32_t enter, fill_r, fill_w, exit_link, exit_interp, exit_branch, exit_branch_ac,
-		exit_dead, jump, jump_ac, str, syscall, sysret, load_vec, load_x87;
+	uint32_t enter, fill_r, fill_w, fill_group_r, fill_group_w, exit_link, exit_interp,
+		exit_branch, exit_branch_ac, exit_dead, jump, jump_ac, str, syscall, sysret,
+		load_vec, load_x87;
 	/* What the host has. */
 	bool bmi2, xsave;
 	/* lockstep.h; NULL: not in lockstep. */
@@ -252,6 +255,9 @@ struct jcold {
 		/* A translation cache miss: fill and go back. */
 		JCOLD_FILL_R,
 		JCOLD_FILL_W,
+		/* One of a group's look-up: or take the exit `exit`. */
+		JCOLD_GROUP_R,
+		JCOLD_GROUP_W,
 		/* The interpreter does it. */
 		JCOLD_INTERP,
 		/* An exit's slot. */
@@ -262,9 +268,29 @@ struct jcold {
 	} kind;
 	/* The rel32 that comes here; where it goes back to. */
 	uint8_t *from, *back;
-	uint32_t arg;
+	uint32_t arg, exit;
 	/* Offset of the tags that were compared with. */
 	uint32_t tags;
+};
+
+/* What the look-up of a memory access is. */
+struct jaccess {
+	enum {
+		/* Its own. */
+		JACC_SINGLE,
+		/* Its group's, which it does; which was done. */
+		JACC_FIRST,
+		JACC_NEXT,
+	} kind : 8;
+	uint8_t group;
+	/* From the group's first byte. */
+	uint16_t off;
+};
+
+/* Bytes that are looked up at once: log2 of how many. */
+struct jgroup {
+	uint8_t log;
+	bool write;
 };
 
 enum {
@@ -274,6 +300,9 @@ enum {
 
 enum {
 	JT_COLDS = 4 * SOFT_BLOCK_MAX + 8,
+	/* struct jaccess by what is accessed. */
+	JACC_MEM = 0,
+	JACC_STACK = 1,
 };
 
 struct jt {
@@ -298,11 +327,20 @@ struct jt {
 	uint8_t units;
 	/* The current one. */
 	unsigned at;
+	/* Of each instruction, its memory operand and the stack's word. */
+	struct jaccess acc[SOFT_BLOCK_MAX][2];
+	unsigned ngroup;
+	struct jgroup group[JIT_GROUPS];
+	/* The scratch register that holds a group's host address (0: none does), and which. */
+	unsigned hold_reg, hold;
 	/* Written by block.c once an instruction ended the block. */
 	bool ended;
 	unsigned ncold;
 	struct jcold cold[JT_COLDS];
 };
+
+/* plan.c: which accesses of the block share a look-up. */
+void jit_plan(struct jt *t);
 
 /* gen.c: can it be translated, or is it left to the interpreter? */
 bool jit_can(const struct jt *t, const struct insn *i);
@@ -324,8 +362,16 @@ struct jcold *jt_cold(struct jt *t, enum jcold_kind kind, uint8_t *from, uint32_
 void jt_flags_mem(struct jt *t);
 void jt_flags_host(struct jt *t);
 void jt_flags_host_by(struct jt *t, unsigned scratch);
+/* Scratch register r was changed. */
+static inline void jt_clobber(struct jt *t, unsigned r)
+{
+	if (t->hold_reg == r)
+		t->hold_reg = 0;
+}
 /* A direct exit; from: the rel32 that goes to it, NULL: it is written here. */
 void jt_exit(struct jt *t, unsigned k, int64_t target, uint8_t *from);
+/* For instruction k and what follows; the flags that are live are in scpu.fl. */
+uint32_t jt_exit_single(struct jt *t, unsigned k);
 /* The address after instruction k, from the page's beginning. */
 static inline int64_t jt_next(const struct jt *t, unsigned k)
 {

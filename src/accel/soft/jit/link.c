@@ -21,10 +21,13 @@
 #include <string.h>
 
 enum {
-	/* The longest forms of jit_exit_write(). */
-	SLOT_SAVE = 22,
-	SLOT_NEAR = SLOT_SAVE + 36,
-	SLOT_FAR = SLOT_SAVE + 64,
+	/* Bytes of what jit_exit_write() writes at most: the flags saved; a question to C; a jump;
+	 * a look at exit_req before; a way to another page. */
+	SLOT_SAVE = 18,
+	SLOT_ASK = 11,
+	SLOT_JMP = 5,
+	SLOT_BACK = 15,
+	SLOT_FAR = 54,
 };
 
 static bool exit_near(const struct jexit *x)
@@ -34,7 +37,11 @@ static bool exit_near(const struct jexit *x)
 
 unsigned jit_slot_size(const struct jexit *x)
 {
-	return exit_near(x) ? SLOT_NEAR : SLOT_FAR;
+	unsigned save = x->unsaved ? SLOT_SAVE : 0;
+
+	if (!exit_near(x))
+		return save + SLOT_FAR;
+	return save + SLOT_ASK + (x->back ? SLOT_BACK + SLOT_JMP : 0);
 }
 
 /* To C, to be linked. */

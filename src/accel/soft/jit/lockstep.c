@@ -659,6 +659,8 @@ static const char *match(struct lockstep *l)
 		const struct jexit *x = &c->jit->exit[c->jit_arg];
 
 		k = x->desc >> 4 & 63;
+		if (x->mode & JM_SINGLE)
+			return match_stopped(l, k);
 		l->got.rip = c->jit_page + (uint64_t)x->target;
 		if (!soft_64(c))
 			l->got.rip = (uint32_t)l->got.rip;

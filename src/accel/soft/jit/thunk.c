@@ -179,8 +179,8 @@ static void emit_why(struct jbuf *b, unsigned why, const uint8_t *leave)
 	e_jmp(b, leave);
 }
 
-/* r10: linear address, r11: jit_desc(); returns with r10: host address, or leaves. */
-static void emit_fill(struct jbuf *b, size_t fn, const uint8_t *interp)
+/* r10: linear address, r11: jit_desc(); r10: host address, ZF: it is 0. */
+static void emit_fill_call(struct jbuf *b, size_t fn)
 {
 	e_env(b, 1, 0x89, HR_T1, JOFF(jit_tmp[0]));
 	emit_homes(b, true, false);
@@ -193,8 +193,15 @@ static void emit_fill(struct jbuf *b, size_t fn, const uint8_t *interp)
 	E_STR(b, "\x48\x83\xc4\x08");
 	e_rr(b, 1, 0x89, X86_RAX, HR_T0);
 	emit_homes(b, false, false);
-	/* test r10, r10; je; ret */
+	/* test r10, r10 */
 	e_rr(b, 1, 0x85, HR_T0, HR_T0);
+}
+
+/* As emit_fill_call(), or leaves. */
+static void emit_fill(struct jbuf *b, size_t fn, const uint8_t *interp)
+{
+	emit_fill_call(b, fn);
+	/* je; ret */
 	uint8_t *none = e_jcc(b, E_CC_Z, NULL);
 	e1(b, 0xc3);
 	e_patch(none, b->p);
@@ -291,6 +298,11 @@ void jit_thunks(struct scpu *c)
 	emit_fill(&b, JOFF(jit_fill[0]), interp);
 	j->fill_w = here(j, &b);
 	emit_fill(&b, JOFF(jit_fill[1]), interp);
+	for (unsigned w = 0; w < 2; w++) {
+		*(w ? &j->fill_group_w : &j->fill_group_r) = here(j, &b);
+		emit_fill_call(&b, JOFF(jit_fill[w]));
+		e1(&b, 0xc3);
+	}
 	j->str = here(j, &b);
 	emit_fill(&b, JOFF(jit_fill[2]), interp);
 	j->syscall = here(j, &b);
