@@ -247,6 +247,9 @@ struct scpu {
 	uint32_t jit_why, jit_arg, jit_arg_high, jit_mxcsr0;
 	uint64_t jit_sp, jit_tmp[4];
 	struct scpu *jit_self;
+	/* The translator's exits; exits with an old number until one is linked anew. */
+	void *jit_exits;
+	uint32_t jit_stale;
 	void *jit_fill[5];
 	/* PAUSEs until the interpreter sees one; an interrupt waits until IF, the priority or the
 	 * shadow lets it in. */

@@ -215,6 +215,7 @@ int jit_new(struct scpu *c, size_t cache, struct err *e)
 	j->bmi2 = host_has_bmi2();
 	j->xsave = host_has_xsave();
 	c->jit_self = c;
+	c->jit_exits = j->exit;
 	c->jit_fill[0] = (void *)jit_fill_r;
 	c->jit_fill[1] = (void *)jit_fill_w;
 	c->jit_fill[2] = (void *)jit_str;
@@ -376,6 +377,7 @@ void jit_left(struct scpu *c)
 			jit_bad_target(c, x->desc);
 		} else {
 			j->pending = arg;
+			c->jit_stale = JIT_STALE;
 			j->pending_rip = c->rip;
 			c->jit_single = x->mode & JM_SINGLE;
 		}

@@ -32,6 +32,8 @@ enum {
 	JIT_BLOCK_BYTES = 32 << 10,
 	JIT_THUNK_BYTES = 8 << 10,
 	JIT_IDS = 256,
+	/* Exits to other pages with an old number until one is linked anew. */
+	JIT_STALE = 16,
 	/* Bits of soft_jit.seen. */
 	JIT_SEEN = 1 << 16,
 };
@@ -133,6 +135,7 @@ struct jexit {
 	/* The target lies behind: the loop that this may close looks at exit_req here. */
 	bool back;
 };
+static_assert(sizeof(struct jexit) == 40 && !offsetof(struct jexit, target), "emit_stale()");
 
 /* A host instruction that may fault on purpose. */
 struct jfault {
@@ -169,6 +172,8 @@ struct soft_jit {
 	uint32_t enter, fill_r, fill_w, fill_group_r, fill_group_w, exit_link, exit_interp,
 		exit_branch, exit_branch_ac, exit_dead, jump, jump_ac, str, syscall, sysret,
 		load_vec, load_x87;
+	/* By: 64-bit code, between STAC and CLAC. */
+	uint32_t stale[2][2];
 	/* What the host has. */
 	bool bmi2, xsave;
 	/* lockstep.h; NULL: not in lockstep. */

@@ -4,8 +4,9 @@
  *
  * An exit inside its page holds as long as both blocks live: the same translation of the page leads
  * to both.  One to another page holds for one (mode, address space) number: it compares scpu.jit_id
- * with the number that it was linked for, and takes the jump cache when they differ.  An entry of
- * the jump cache is good for one number too.  Numbers are never used again, so what makes an old
+ * with the number that it was linked for, and takes the jump cache when they differ; now and then
+ * it is linked anew then, so that those which run often are good for who runs now.  An entry of the
+ * jump cache is good for one number too.  Numbers are never used again, so what makes an old
  * link wrong (another page at that address, other rights) only has to see to it that a new number
  * is taken.
  *
@@ -27,7 +28,7 @@ enum {
 	SLOT_ASK = 11,
 	SLOT_JMP = 5,
 	SLOT_BACK = 15,
-	SLOT_FAR = 54,
+	SLOT_FAR = 45,
 };
 
 static bool exit_near(const struct jexit *x)
@@ -89,17 +90,14 @@ static void slot_far(const struct scpu *c, struct jbuf *b, uint32_t exit, const 
 	/* cmp dword [jit_id], id; jne other */
 	e_env(b, 0, 0x81, 7, JOFF(jit_id));
 	e4(b, j->last_id);
-	uint8_t *other = e_jcc(b, E_CC_NZ, NULL);
+	uint8_t *stale = e_jcc(b, E_CC_NZ, NULL);
 	/* add [jit_page], distance */
 	e_env(b, is64, 0x81, 0, JOFF(jit_page));
 	e4(b, (uint32_t)(x->target & ~0xfffll));
 	e_jmp(b, slot_entry(x, to));
-	e_patch(other, b->p);
-	/* mov r10, [jit_page]; add r10, target; jmp jump */
-	e_env(b, 1, 0x8b, HR_T0, JOFF(jit_page));
-	e_rr(b, is64, 0x81, 0, HR_T0);
-	e4(b, (uint32_t)x->target);
-	e_jmp(b, j->rw + (jit_is_ac(x->mode) ? j->jump_ac : j->jump));
+	e_patch(stale, b->p);
+	e_mov_imm(b, HR_T1, exit);
+	e_jmp(b, j->rw + j->stale[is64][jit_is_ac(x->mode)]);
 }
 
 void jit_exit_write(struct scpu *c, uint32_t exit, uint32_t to)
@@ -120,20 +118,35 @@ void jit_exit_write(struct scpu *c, uint32_t exit, uint32_t to)
 	BUG_ON(b.p > x->slot + jit_slot_size(x));
 }
 
+/* Take it out of its target's list. */
+static void exit_unlist(struct soft_jit *j, uint32_t exit)
+{
+	uint32_t *p = &j->block[j->exit[exit].to].in;
+
+	while (*p != exit)
+		p = &j->exit[*p].next_in;
+	*p = j->exit[exit].next_in;
+}
+
 void jit_link(struct scpu *c, uint32_t exit, uint32_t to)
 {
 	struct soft_jit *j = c->jit;
 	struct jexit *x = &j->exit[exit];
 	struct jblock *t = &j->block[to];
 
-	if (x->to || j->block[x->from].dead || x->mode != t->mode)
+	if (j->block[x->from].dead || x->mode != t->mode)
 		return;
 	if (t->off != (x->target & 4095) ||
 	    (exit_near(x) && t->sb->index != j->block[x->from].sb->index))
 		return;
-	x->to = to;
-	x->next_in = t->in;
-	t->in = exit;
+	if (x->to != to) {
+		if (x->to)
+			exit_unlist(j, exit);
+		x->to = to;
+		x->next_in = t->in;
+		t->in = exit;
+	}
+	/* Of one to another page the number may be new. */
 	jit_exit_write(c, exit, to);
 	j->stats.links++;
 }

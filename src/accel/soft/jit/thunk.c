@@ -257,6 +257,21 @@ void jit_emit_jump(struct jbuf *b, bool ac)
 	emit_jump_way(b, 0, ac);
 }
 
+/* r11: number of an exit to another page: r10: its target; or (relink) to C, to be linked. */
+static void emit_stale(struct jbuf *b, bool is64, const uint8_t *relink)
+{
+	/* sub dword [jit_stale], 1; js */
+	e_env(b, 0, 0x83, 5, JOFF(jit_stale));
+	e1(b, 1);
+	e_jcc(b, E_CC_S, relink);
+	/* lea r11, [r11 + r11 * 4]; mov r10, [jit_exits]; mov r10, [r10 + r11 * 8] */
+	e_rm(b, 1, 0x8d, HR_T1, HR_T1, HR_T1, 2, 0);
+	e_env(b, 1, 0x8b, HR_T0, JOFF(jit_exits));
+	e_rm(b, 1, 0x8b, HR_T0, HR_T0, HR_T1, 3, 0);
+	/* add r10, [jit_page] */
+	e_env(b, is64, 0x03, HR_T0, JOFF(jit_page));
+}
+
 static uint32_t here(const struct soft_jit *j, const struct jbuf *b)
 {
 	return (uint32_t)(b->p - j->rw);
@@ -288,6 +303,12 @@ void jit_thunks(struct scpu *c)
 		emit_why(&b, JWHY_BRANCH, leave);
 	}
 	for (unsigned ac = 0; ac < 2; ac++) {
+		j->stale[0][ac] = here(j, &b);
+		emit_stale(&b, false, j->rw + j->exit_link);
+		uint8_t *over = e_jmp(&b, NULL);
+		j->stale[1][ac] = here(j, &b);
+		emit_stale(&b, true, j->rw + j->exit_link);
+		e_patch(over, b.p);
 		*(ac ? &j->jump_ac : &j->jump) = here(j, &b);
 		emit_jump_way(&b, 0, ac);
 		emit_jump_way(&b, 1, ac);
