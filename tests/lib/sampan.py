@@ -16,6 +16,11 @@ TOP = pathlib.Path(__file__).resolve().parent.parent.parent
 BIN = pathlib.Path(os.environ.get("SAMPAN_BIN", TOP / "build/src")).resolve()
 CACHE = pathlib.Path(os.environ.get("SAMPAN_CACHE", pathlib.Path.home() / ".cache/sampan"))
 
+# What ignores them (nohup, a shell's background job) hands that down to the programs under test.
+for _sig, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_sig) == signal.SIG_IGN:
+        signal.signal(_sig, _handler)
+
 
 class Timeout(AssertionError):
     pass
