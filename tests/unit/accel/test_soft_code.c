@@ -123,6 +123,36 @@ static void test_code_at_zero(void **state)
 	assert_int_equal(ld_le32(rig.ram + 0x6000), 0x77);
 }
 
+/*
+ * A block that is little more than its way out (two bytes, then a jump to f, later to g) dies, and
+ * then the block that it was linked to; it is still known as what is called.
+ */
+CODE(short_block, "64",
+     "xor %ebx, %ebx\n mov $0x2000, %edx\n mov $20, %ecx\n"
+     "1: call *%rdx\n cmp $15, %ecx\n jne 2f\n movb $0x7d, 0x2003\n movb $0xc4, 0x2043\n"
+     "2: dec %ecx\n jnz 1b\n mov %ebx, 0x6000\n" RIG_END);
+CODE(short_fn, "64", "mov %eax, %eax\n .byte 0xeb, 0x3d\n");
+CODE(short_f, "64", "add $1, %ebx\n nop\n ret\n");
+CODE(short_g, "64", "add $100, %ebx\n ret\n");
+
+static void test_short_block(void **state)
+{
+	/* With the two bytes, and without. */
+	for (unsigned at = 0; at < 2; at++) {
+		soft_rig_fini();
+		soft_rig_init(1);
+		RIG_CODE(0x1000, short_block);
+		RIG_CODE(0x2000, short_fn);
+		RIG_CODE(0x2041, short_f);
+		RIG_CODE(0x2081, short_g);
+		/* mov $0x2000 + 2 * at, %edx */
+		rig.ram[0x1003] = (uint8_t)(2 * at);
+		soft_rig_long(0x1000);
+		assert_int_equal(soft_rig_run(), ACCEL_EXIT_KICK);
+		assert_int_equal(ld_le32(rig.ram + 0x6000), 6 + 14 * 100);
+	}
+}
+
 /* ---- a device ---- */
 
 static void dma_write(struct bus_range *r, uint64_t off, unsigned size, uint64_t v)
@@ -370,6 +400,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_page_border, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_mixed_page, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_code_at_zero, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_short_block, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_device_writes_code, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cross_modify, setup2, teardown),
 		cmocka_unit_test_setup_teardown(test_contended_page, setup2, teardown),

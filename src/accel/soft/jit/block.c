@@ -69,7 +69,11 @@ void jt_interp(struct jt *t, unsigned k)
 static void exit_here(struct jt *t, uint32_t exit)
 {
 	struct jexit *x = &t->j->exit[exit];
+	uint8_t *entry = t->j->block[t->block].rw;
 
+	/* Where a dead block's way out is written (jit_kill()), no slot may be. */
+	while (t->b.p < entry + JIT_KILL_BYTES)
+		e1(&t->b, 0x90);
 	x->slot = t->b.p;
 	jt_mark(t, PPART_EXIT, x->desc >> 4 & 63);
 	jit_exit_write(t->c, exit, 0);

@@ -34,6 +34,8 @@ enum {
 	JIT_IDS = 256,
 	/* Exits to other pages with an old number until one is linked anew. */
 	JIT_STALE = 16,
+	/* At the entry of a block that died. */
+	JIT_KILL_BYTES = 5,
 	/* Bits of soft_jit.seen. */
 	JIT_SEEN = 1 << 16,
 };

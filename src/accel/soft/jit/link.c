@@ -161,6 +161,7 @@ void jit_kill(struct scpu *c, uint32_t first)
 
 		t->dead = true;
 		e_jmp(&b, j->rw + t->dead_off);
+		BUG_ON(b.p != t->rw + JIT_KILL_BYTES);
 		for (uint32_t e = t->in, next; e; e = next) {
 			next = j->exit[e].next_in;
 			j->exit[e].to = j->exit[e].next_in = 0;
