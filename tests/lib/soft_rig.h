@@ -41,7 +41,7 @@ static struct soft_rig {
 } rig;
 
 /* Options of the engine for the next soft_rig_init(); NULL: what RIG_ENGINE in the environment
- * says. */
+ * says, or that loops of tests are translated soon. */
 static const char *rig_engine_opts;
 
 static inline const char *rig_engine(unsigned ncpus)
@@ -51,7 +51,7 @@ static inline const char *rig_engine(unsigned ncpus)
 	if (rig_engine_opts)
 		return rig_engine_opts;
 	/* Lockstep is for one CPU. */
-	return env && !(ncpus > 1 && strstr(env, "lockstep")) ? env : NULL;
+	return env && !(ncpus > 1 && strstr(env, "lockstep")) ? env : "hot=2";
 }
 
 /* cmocka puts its own handlers before each test, also of signals that the engine wants. */

@@ -46,8 +46,6 @@ enum {
 	/* Slow stores until a page is given back the first time; doubles each time. */
 	CODE_GIVE_BACK = 64,
 	CODE_GIVE_BACK_MAX_SHIFT = 12,
-	/* Times that a block is interpreted before it is translated. */
-	CODE_HOT = 2,
 };
 #define CODE_ARENA MIB(64)
 #define CODE_INSNS MIB(64)
@@ -85,6 +83,8 @@ struct soft_code {
 	/* An instruction whose fn was replaced to end the block, and what it was. */
 	struct insn *patched;
 	insn_fn *patched_fn;
+	/* soft_shared.hot */
+	uint8_t hot;
 	struct code_stats stats;
 	struct insn one[2] __attribute__((aligned(64)));
 };
@@ -126,6 +126,7 @@ int code_new(struct scpu *c, struct err *e)
 		return err_set(e, ENOMEM, "no memory for decoded code");
 	c->code = k;
 	code_forget_jumps(k);
+	k->hot = soft_sh(c)->hot;
 	k->npages = soft_sh(c)->npages;
 	k->page = xcalloc(k->npages ? k->npages : 1, sizeof(k->page[0]));
 	/* Translated blocks need their instructions seldom. */
@@ -707,18 +708,17 @@ static ALWAYS_INLINE bool code_translated(struct scpu *c, struct sblock *b)
 	c->jit_single = 0;
 	n = jit_find(c, b->jit, mode);
 	if (!n) {
-		if (b->runs < CODE_HOT && !jit_lockstep(c)) {
+		if (b->runs < c->code->hot && !jit_lockstep(c)) {
 			b->runs++;
 			return false;
 		}
-		/* It cannot be. */
-		if (b->runs > CODE_HOT)
+		if (b->runs == SBLOCK_NEVER)
 			return false;
 		n = code_insns(c, b) && !jit_full(c)
 			    ? jit_translate(c, b, code_host(c, b->index), mode)
 			    : 0;
 		if (!n) {
-			b->runs++;
+			b->runs = SBLOCK_NEVER;
 			return false;
 		}
 	}

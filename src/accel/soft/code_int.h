@@ -3,6 +3,10 @@
 
 #include "accel/soft/sys_int.h"
 
+enum {
+	SBLOCK_NEVER = 255,
+};
+
 struct sblock {
 	/* In its bucket. */
 	struct sblock *next;
@@ -20,7 +24,7 @@ struct sblock {
 	/* In the page. */
 	uint16_t off, len;
 	uint8_t n;
-	/* Times it was interpreted, up to when it is translated. */
+	/* Times it was interpreted, up to when it is translated; SBLOCK_NEVER: it cannot be. */
 	uint8_t runs;
 	uint8_t code_size;
 	/* A store hit it; it is compared with, never run. */

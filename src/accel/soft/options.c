@@ -23,6 +23,17 @@ static int opt_lockstep(struct soft_opts *so, const struct subopt *o, struct err
 	return opt_bool(&so->lockstep, o, e);
 }
 
+static int opt_hot(struct soft_opts *so, const struct subopt *o, struct err *e)
+{
+	uint64_t n;
+
+	if (!o->value || str_u64(o->value, &n) || n > SOFT_HOT_MAX)
+		return err_set(e, EINVAL, "hot=0..%d is wanted, not 'hot=%.40s'", SOFT_HOT_MAX,
+			       o->value ? o->value : "");
+	so->hot = (uint8_t)n;
+	return 0;
+}
+
 static int opt_perfmap(struct soft_opts *so, const struct subopt *o, struct err *e)
 {
 	return opt_bool(&so->prof.perfmap, o, e);
@@ -75,9 +86,10 @@ static const struct {
 	const char *name, *values;
 	int (*fn)(struct soft_opts *so, const struct subopt *o, struct err *e);
 } options[] = {
-	{ "jit", "on|off", opt_jit },         { "lockstep", "on|off", opt_lockstep },
-	{ "profile", "FILE", opt_profile },   { "symbols", "FILE", opt_symbols },
-	{ "perfmap", "on|off", opt_perfmap }, { "dump", "ADDR[-ADDR]", opt_dump },
+	{ "jit", "on|off", opt_jit },        { "lockstep", "on|off", opt_lockstep },
+	{ "hot", "TIMES", opt_hot },         { "profile", "FILE", opt_profile },
+	{ "symbols", "FILE", opt_symbols },  { "perfmap", "on|off", opt_perfmap },
+	{ "dump", "ADDR[-ADDR]", opt_dump },
 };
 
 static int opt_unknown(const char *name, struct err *e)
@@ -118,7 +130,7 @@ int soft_opts_parse(struct soft_opts *ret, const struct accel_opts *o, struct er
 {
 	int rc = 0;
 
-	*ret = (struct soft_opts){ .jit = true };
+	*ret = (struct soft_opts){ .jit = true, .hot = SOFT_HOT };
 	if (o->engine_opts && *o->engine_opts)
 		rc = subopts_parse(&ret->words, o->engine_opts, false, e);
 

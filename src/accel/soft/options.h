@@ -5,8 +5,16 @@
 #include "accel/soft/jit/prof.h"
 #include "base/opt.h"
 
+enum {
+	/* Times that a block is interpreted before it is translated: most code of a boot, and of
+	 * short programs, never comes that far. */
+	SOFT_HOT = 16,
+	SOFT_HOT_MAX = 250,
+};
+
 struct soft_opts {
 	bool jit, lockstep;
+	uint8_t hot;
 	struct prof_opts prof;
 	/* What the strings above point into. */
 	struct subopts words;

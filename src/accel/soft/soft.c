@@ -351,6 +351,7 @@ static int vm_new(const struct accel_opts *o, const struct soft_opts *so, struct
 		return rc;
 	}
 	s->shared->jit = so->jit;
+	s->shared->hot = so->hot;
 	s->shared->lockstep = so->lockstep;
 	s->vm.tsc_hz = s->shared->tsc_hz;
 	s->watch.wrote = soft_wrote;

@@ -91,6 +91,8 @@ struct soft_shared {
 	bool logging;
 	/* Hot code is translated; and compared with the interpreter's doings. */
 	bool jit, lockstep;
+	/* After how many turns. */
+	uint8_t hot;
 	/* Of jit/prof.h, or NULL. */
 	struct prof *prof;
 	/* Times that a device told of a write.  Atomic. */

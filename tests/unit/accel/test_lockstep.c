@@ -677,7 +677,7 @@ static void modes_agree(enum mode mode)
 	soft_rig_fini();
 	engine_run(mode, "jit=off", g, r + n);
 	soft_rig_fini();
-	engine_run(mode, "jit=on", g, r + 2ul * n);
+	engine_run(mode, "hot=2", g, r + 2ul * n);
 	soft_rig_fini();
 	for (unsigned k = 0; k < n; k++)
 		if ((!ticks_matter(mode) && r[k] != r[n + k]) || r[n + k] != r[2ul * n + k])
@@ -796,6 +796,8 @@ static void test_options(void **state)
 {
 	soft_rig_init(1);
 	refused("jit=maybe", 1, "jit=on|off");
+	refused("hot=251", 1, "hot=0..250");
+	refused("hot=two", 1, "hot=0..250");
 	refused("fast", 1, "lockstep=on|off");
 	refused("fast=on", 1, "'fast'");
 	refused("lockstep=on,jit=off", 1, "jit=off");

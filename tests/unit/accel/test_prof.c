@@ -155,7 +155,7 @@ static void test_profile(void **state)
 				       "0000000000003000 t load\n"
 				       "0000000000002000 T ask\n"
 				       "0000000000002004 D data\n");
-	snprintf(opts, sizeof(opts), "profile=%s,symbols=%s", path_of("profile"),
+	snprintf(opts, sizeof(opts), "hot=2,profile=%s,symbols=%s", path_of("profile"),
 		 path_of("symbols"));
 	machine(opts);
 	run_code();
