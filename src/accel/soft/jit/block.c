@@ -266,6 +266,7 @@ static void block_emit(struct jt *t)
 		jit_gen(t, k);
 		t->live_in = t->live[k];
 	}
+	jt_sp(t);
 	if (!t->ended)
 		jt_exit(t, t->n - 1, jt_next(t, t->n - 1), NULL);
 	for (unsigned k = 0; k < t->ncold; k++)

@@ -37,6 +37,8 @@ static bool has_mem(const struct insn *i)
 /* A general register operand of a form, and what is done with it. */
 struct opreg {
 	bool used, byte, high;
+	/* All of it is written and nothing read. */
+	bool set;
 	uint8_t g, access;
 };
 
@@ -53,6 +55,7 @@ static void opreg_add(struct opreg *o, unsigned g, const struct insn *i, const s
 	o->g = (uint8_t)g;
 	o->access |= k->access;
 	o->byte = k->size == 1 || (k->size == INSZ_OP && i->opsize == 1);
+	o->set = o->access == INSA_W && (k->size == INSZ_OP ? i->opsize : k->size) >= 4;
 	o->high = high;
 }
 
@@ -323,14 +326,10 @@ bool jit_can(const struct jt *t, const struct insn *i)
 
 /* ---- memory ---- */
 
-/*
- * The linear address of the memory operand into r10; r11 may change.  The flags do not, but for a
- * segment base.
- */
-static void gen_lin(struct jt *t, const struct insn *i)
+/* The address of the memory operand into `to`; r10 and r11 may change, the flags do not. */
+static void gen_address(struct jt *t, const struct insn *i, unsigned w, unsigned to)
 {
 	struct jbuf *b = &t->b;
-	unsigned w = i->adsize == 8;
 	int base = -1, index = -1;
 	int64_t disp = i->disp;
 
@@ -351,11 +350,17 @@ static void gen_lin(struct jt *t, const struct insn *i)
 		index = (int)home(i->index);
 	}
 	if (base < 0 && index < 0)
-		e_mov_imm(b, HR_T0, (uint64_t)disp & i->ea_mask);
+		e_mov_imm(b, to, (uint64_t)disp & i->ea_mask & (w ? UINT64_MAX : UINT32_MAX));
 	else if (index < 0 && !disp)
-		e_rr(b, w, 0x8b, HR_T0, (unsigned)base);
+		e_rr(b, w, 0x8b, to, (unsigned)base);
 	else
-		e_rm(b, w, 0x8d, HR_T0, base, index, i->scale, (int32_t)disp);
+		e_rm(b, w, 0x8d, to, base, index, i->scale, (int32_t)disp);
+}
+
+/* The linear address of the memory operand into r10, but for a segment base. */
+static void gen_lin(struct jt *t, const struct insn *i)
+{
+	gen_address(t, i, i->adsize == 8, HR_T0);
 }
 
 static void gen_seg(struct jt *t, unsigned seg)
@@ -660,7 +665,8 @@ static void opreg_load(struct jt *t, const struct opreg *o, unsigned scratch)
 {
 	if (!o->used || !in_memory(o->g))
 		return;
-	e_env(&t->b, 1, 0x8b, scratch, joff_gpr(o->g));
+	if (!o->set)
+		e_env(&t->b, 1, 0x8b, scratch, joff_gpr(o->g));
 	jt_clobber(t, scratch);
 }
 
@@ -723,6 +729,11 @@ static void gen_copy(struct jt *t, unsigned k)
 	/* It reads flags, or leaves some alone that are still wanted. */
 	if (reads || (writes && t->live[k] & ~kill))
 		jt_flags_host_by(t, m.scratch);
+	/* One scratch register for both. */
+	if (s.rm && s.rm == s.reg)
+		r.reg.set = r.reg.set && r.rm.set;
+	if (s.vvvv && s.vvvv == s.reg)
+		r.reg.set = r.reg.set && r.vvvv.set;
 	opreg_load(t, &r.reg, s.reg);
 	if (s.rm != s.reg || !s.rm)
 		opreg_load(t, &r.rm, s.rm);
@@ -781,6 +792,10 @@ static void gen_lea(struct jt *t, const struct insn *i)
 {
 	unsigned w = i->opsize == 8 && i->adsize == 8;
 
+	if (i->opsize != 2 && !in_memory(i->reg)) {
+		gen_address(t, i, w, home(i->reg));
+		return;
+	}
 	gen_lin(t, i);
 	if (i->opsize != 2) {
 		gen_put(t, i->reg, w, HR_T0);
@@ -954,9 +969,36 @@ static struct jmem gen_stack(struct jt *t, unsigned k, unsigned base, int disp, 
 	return gen_lookup(t, k, 4, write);
 }
 
+/* The stack pointer moves; in a run of pushes or pops once for all. */
 static void gen_sp_add(struct jt *t, int n)
 {
-	e_rm(&t->b, t->is64, 0x8d, HR_SP, HR_SP, -1, 0, n);
+	t->sp_add += n;
+}
+
+void jt_sp(struct jt *t)
+{
+	if (t->sp_add)
+		e_rm(&t->b, t->is64, 0x8d, HR_SP, HR_SP, -1, 0, t->sp_add);
+	t->sp_add = 0;
+}
+
+/* Can it neither leave the block nor tell that the stack pointer has yet to move? */
+static bool spares_sp(const struct jt *t, unsigned k)
+{
+	const struct insn *i = &t->insn[k];
+	const struct insn_form *f = &insn_forms[i->form];
+	struct opregs r;
+
+	if (!t->can[k] || has_mem(i) || may_fault(i))
+		return false;
+	if (f->sop == SOP_RET)
+		return t->acc[k][JACC_STACK].kind == JACC_NEXT;
+	if (f->class != INSC_INT ||
+	    (f->flags & INSF_STACK && t->acc[k][JACC_STACK].kind != JACC_NEXT))
+		return false;
+	r = opregs(i);
+	return !((r.reg.used && r.reg.g == X86_RSP) || (r.rm.used && r.rm.g == X86_RSP) ||
+		 (r.vvvv.used && r.vvvv.g == X86_RSP));
 }
 
 static int word(const struct jt *t)
@@ -1229,6 +1271,7 @@ static void gen_call(struct jt *t, unsigned k)
 	if (!direct) {
 		gen_target(t, k);
 		e_env(b, 1, 0x89, HR_T0, JOFF(jit_tmp[1]));
+		t->hold_reg = 0;
 	}
 	struct jmem m = gen_stack(t, k, HR_SP, -word(t), true);
 	/* mov scratch, [jit_page]; lea scratch, [scratch + next]; mov [..], scratch */
@@ -1236,6 +1279,7 @@ static void gen_call(struct jt *t, unsigned k)
 	e_rm(b, t->is64, 0x8d, m.scratch, (int)m.scratch, -1, 0, (int32_t)jt_next(t, k));
 	e_mem(b, t->is64, 0x89, m.scratch, &m);
 	gen_sp_add(t, -word(t));
+	jt_sp(t);
 	if (direct) {
 		jt_exit(t, k, branch_target(t, k), NULL);
 		t->ended = true;
@@ -1254,6 +1298,7 @@ static void gen_ret(struct jt *t, unsigned k)
 	struct jmem m = gen_stack(t, k, HR_SP, 0, false);
 	e_mem(&t->b, t->is64, 0x8b, HR_T0, &m);
 	gen_sp_add(t, word(t) + drop);
+	jt_sp(t);
 	/* By r11 alone. */
 	jt_flags_mem(t);
 	gen_indirect(t, k);
@@ -1339,11 +1384,13 @@ void jit_gen(struct jt *t, unsigned k)
 	const struct insn *i = &t->insn[k];
 	const struct insn_form *f = &insn_forms[i->form];
 
+	if (t->sp_add && !spares_sp(t, k))
+		jt_sp(t);
 	if (!t->can[k]) {
 		jt_interp(t, k);
 		return;
 	}
-	if (f->class != INSC_INT && f->class != INSC_HOST)
+	if (f->class == INSC_STR || f->class == INSC_SYS)
 		t->hold_reg = 0;
 	if (f->class == INSC_FLOW) {
 		gen_flow(t, k);

@@ -340,6 +340,8 @@ struct jt {
 	struct jgroup group[JIT_GROUPS];
 	/* The scratch register that holds a group's host address (0: none does), and which. */
 	unsigned hold_reg, hold;
+	/* What the stack pointer has yet to move by. */
+	int sp_add;
 	/* Written by block.c once an instruction ended the block. */
 	bool ended;
 	unsigned ncold;
@@ -362,6 +364,9 @@ static inline void jt_mark(struct jt *t, enum prof_part part, unsigned k)
 	if (unlikely(t->c->run->prof))
 		prof_mark(t, part, k);
 }
+
+/* gen.c: the stack pointer is where the guest's is. */
+void jt_sp(struct jt *t);
 
 /* block.c */
 struct jcold *jt_cold(struct jt *t, enum jcold_kind kind, uint8_t *from, uint32_t arg);
