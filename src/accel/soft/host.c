@@ -109,7 +109,8 @@ static bool host_sha_unaligned(void)
 
 static int host_catch(int sig, struct sigaction *ret_before, struct err *e)
 {
-	struct sigaction sa = { .sa_sigaction = host_signal, .sa_flags = SA_SIGINFO }, old;
+	struct sigaction sa = { .sa_sigaction = host_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK },
+			 old;
 
 	sigemptyset(&sa.sa_mask);
 	if (sigaction(sig, &sa, &old))

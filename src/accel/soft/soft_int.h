@@ -246,6 +246,10 @@ struct scpu {
 	uint64_t jit_page;
 	uint32_t jit_why, jit_arg, jit_arg_high, jit_mxcsr0;
 	uint64_t jit_sp, jit_tmp[4];
+	/* The stack of return addresses: where it stands and where it is empty; the number that
+	 * what is on it holds for. */
+	uint64_t jit_ras, jit_ras_base;
+	uint32_t jit_ras_id;
 	struct scpu *jit_self;
 	/* The translator's exits; exits with an old number until one is linked anew. */
 	void *jit_exits;

@@ -153,6 +153,100 @@ static void test_short_block(void **state)
 	}
 }
 
+/* ---- calls and returns ---- */
+
+/* 20000 calls deep, three times over: more than any stack of return addresses holds. */
+CODE(deep, "64",
+     "mov $0x1f0000, %esp\n xor %ebx, %ebx\n xor %esi, %esi\n mov $3, %edi\n mov $0x2000, %edx\n"
+     "1: mov $20000, %ecx\n call *%rdx\n inc %esi\n dec %edi\n jnz 1b\n"
+     "mov %rbx, 0x6000\n mov %rsi, 0x6008\n mov %rsp, 0x6010\n" RIG_END);
+CODE(deep_fn, "64", "0: inc %rbx\n dec %ecx\n jz 2f\n call 0b\n inc %rbx\n 2: ret\n");
+
+static void test_deep_calls(void **state)
+{
+	RIG_CODE(0x1000, deep);
+	RIG_CODE(0x2000, deep_fn);
+	soft_rig_long(0x1000);
+	assert_int_equal(soft_rig_run(), ACCEL_EXIT_KICK);
+	assert_int_equal(ld_le64(rig.ram + 0x6000), 3 * (2 * 20000 - 1));
+	assert_int_equal(ld_le64(rig.ram + 0x6008), 3);
+	assert_int_equal(ld_le64(rig.ram + 0x6010), 0x1f0000);
+}
+
+/*
+ * 200 times: a return to where nobody called from, one that drops its caller's frame, one with a
+ * longer way back, two stacks that are switched in a function, a far away caller.
+ */
+CODE(odd_returns, "64",
+     "mov $0x1f0000, %esp\n xor %ebx, %ebx\n mov $200, %ecx\n mov $0x2000, %edx\n"
+     "mov $0x1e0000, %esi\n lea 1f(%rip), %r8\n"
+     /* A stack on which a return to `back` waits. */
+     "1: lea 9f(%rip), %rax\n mov %rax, (%rsi)\n"
+     "lea 2f(%rip), %rax\n push %rax\n ret\n int3\n"
+     "2: add $1, %rbx\n call *%rdx\n int3\n nop\n"
+     "add $0x1000, %rbx\n lea 0x100(%rdx), %rax\n call *%rax\n add $0x100000, %rbx\n"
+     "lea 0x200(%rdx), %rax\n call *%rax\n int3\n"
+     "9: add $0x1000000, %rbx\n mov %rdi, %rsp\n ret\n int3\n" RIG_END);
+/* Skips the two bytes after its caller. */
+CODE(odd_skip, "64", "addq $2, (%rsp)\n add $0x10, %rbx\n ret\n");
+/* Calls one that returns to its caller's caller. */
+CODE(odd_drop, "64", "call 1f\n int3\n 1: add $0x10000, %rbx\n lea 8(%rsp), %rsp\n ret\n");
+/* To the other stack, whence 9: above comes back to here. */
+CODE(odd_switch, "64",
+     "lea 1f(%rip), %rax\n push %rax\n mov %rsp, %rdi\n mov %rsi, %rsp\n ret\n int3\n"
+     "1: add $0x10000000, %rbx\n add $8, %rsp\n"
+     "dec %ecx\n jz 2f\n jmp *%r8\n"
+     "2: mov %rbx, 0x6000\n mov %rsp, 0x6010\n" RIG_END);
+
+static void test_odd_returns(void **state)
+{
+	RIG_CODE(0x1000, odd_returns);
+	RIG_CODE(0x2000, odd_skip);
+	RIG_CODE(0x2100, odd_drop);
+	RIG_CODE(0x2200, odd_switch);
+	soft_rig_long(0x1000);
+	assert_int_equal(soft_rig_run(), ACCEL_EXIT_KICK);
+	assert_int_equal(ld_le64(rig.ram + 0x6000), 200 * 0x11111011ul);
+	assert_int_equal(ld_le64(rig.ram + 0x6010), 0x1f0000);
+}
+
+/* Flags go with a return: to who was predicted, and to who was not. */
+CODE(flags_return, "64",
+     "mov $0x1f0000, %esp\n xor %ebx, %ebx\n mov $300, %ecx\n mov $0x2000, %edx\n"
+     "1: mov %ecx, %eax\n call *%rdx\n adc $0, %rbx\n"
+     "call *%rdx\n jnc 2f\n add $0x10000, %rbx\n"
+     "2: lea 3f(%rip), %rsi\n push %rsi\n jmp *%rdx\n"
+     "3: jnc 4f\n mov $0x100000000, %rdi\n add %rdi, %rbx\n"
+     "4: dec %ecx\n jnz 1b\n mov %rbx, 0x6000\n" RIG_END);
+/* CF: bit 0. */
+CODE(flags_fn, "64", "bt $0, %eax\n ret\n");
+
+static void test_flags_return(void **state)
+{
+	RIG_CODE(0x1000, flags_return);
+	RIG_CODE(0x2000, flags_fn);
+	soft_rig_long(0x1000);
+	assert_int_equal(soft_rig_run(), ACCEL_EXIT_KICK);
+	assert_int_equal(ld_le64(rig.ram + 0x6000), 150 * 0x100010001ul);
+}
+
+/* A function changes what its caller does after it: the frame that waits is a dead block's. */
+CODE(change_caller, "64",
+     "mov $0x1f0000, %esp\n xor %ebx, %ebx\n mov $100, %ecx\n mov $0x2000, %edx\n"
+     "lea 2f+2(%rip), %rsi\n"
+     "1: call *%rdx\n 2: add $1, %ebx\n dec %ecx\n jnz 1b\n mov %rbx, 0x6000\n" RIG_END);
+/* Its immediate: the count. */
+CODE(change_fn, "64", "mov %cl, (%rsi)\n ret\n");
+
+static void test_change_caller(void **state)
+{
+	RIG_CODE(0x1000, change_caller);
+	RIG_CODE(0x2000, change_fn);
+	soft_rig_long(0x1000);
+	assert_int_equal(soft_rig_run(), ACCEL_EXIT_KICK);
+	assert_int_equal(ld_le64(rig.ram + 0x6000), 100 * 101 / 2);
+}
+
 /* ---- a device ---- */
 
 static void dma_write(struct bus_range *r, uint64_t off, unsigned size, uint64_t v)
@@ -401,6 +495,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_mixed_page, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_code_at_zero, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_short_block, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_deep_calls, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_odd_returns, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_flags_return, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_change_caller, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_device_writes_code, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cross_modify, setup2, teardown),
 		cmocka_unit_test_setup_teardown(test_contended_page, setup2, teardown),

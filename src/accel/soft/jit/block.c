@@ -93,12 +93,38 @@ void jt_exit(struct jt *t, unsigned k, int64_t target, uint8_t *from)
 		.mode = t->mode & ~(uint32_t)JM_SINGLE,
 		.units = t->units,
 		.unsaved = !t->fl_mem,
-		.back = target <= at,
+		.back = target <= at || insn_forms[t->insn[k].form].sop == SOP_CALL,
 	};
 	if (from)
 		jt_cold(t, JCOLD_EXIT, from, n);
 	else
 		exit_here(t, n);
+}
+
+void jt_landing(struct jt *t, unsigned k)
+{
+	struct soft_jit *j = t->j;
+	struct jbuf *b = &t->b;
+	int64_t next = jt_next(t, k);
+
+	jt_mark(t, PPART_EXIT, k);
+	/* In another page: it takes the jump cache. */
+	if (next > 4095) {
+		e_jmp(b, j->rw + j->ras_miss);
+		return;
+	}
+	/* cmp r10, [rsp]; jne */
+	e_rm(b, 1, 0x3b, HR_T0, X86_RSP, -1, 0, 0);
+	e_jcc(b, E_CC_NZ, j->rw + j->ras_miss);
+	uint32_t n = j->nexit++;
+	j->exit[n] = (struct jexit){
+		.target = next,
+		.from = t->block,
+		.desc = jit_desc(t->block, k, 0),
+		.mode = t->mode & ~(uint32_t)JM_SINGLE,
+		.landing = true,
+	};
+	exit_here(t, n);
 }
 
 uint32_t jt_exit_single(struct jt *t, unsigned k)
@@ -162,6 +188,18 @@ static void cold_emit(struct jt *t, const struct jcold *k)
 		break;
 	case JCOLD_EXIT:
 		exit_here(t, k->arg);
+		break;
+	case JCOLD_JUMP:
+		jt_mark(t, PPART_EXIT, k->arg >> 4 & 63);
+		jit_emit_jump(&t->b, false);
+		e_mov_imm(&t->b, HR_T1, k->arg);
+		e_jmp(&t->b, j->rw + j->exit_branch);
+		break;
+	case JCOLD_RET:
+		jt_mark(t, PPART_EXIT, k->arg >> 4 & 63);
+		/* mov r11d, desc; ret */
+		e_mov_imm(&t->b, HR_T1, k->arg);
+		e1(&t->b, 0xc3);
 		break;
 	case JCOLD_VEC:
 	case JCOLD_X87:

@@ -22,6 +22,7 @@ const struct jit_thunk jit_thunk_name[JIT_THUNKS] = {
 	THUNK(exit_branch_ac), THUNK(exit_dead),   THUNK(jump),
 	THUNK(jump_ac),        THUNK(str),         THUNK(syscall),
 	THUNK(sysret),         THUNK(load_vec),    THUNK(load_x87),
+	THUNK(ras_miss),
 };
 
 uint32_t jit_thunk_at(const struct soft_jit *j, unsigned n)
@@ -58,29 +59,19 @@ static const struct {
 	const char *name;
 	size_t off, size;
 } fields[] = {
-	FIELD(gpr),
-	FIELD(fl),
-	FIELD(rflags),
-	FIELD(sbase),
-	FIELD(exit_req),
-	FIELD(jit_id),
-	FIELD(jit_vec),
-	FIELD(jit_x87),
-	FIELD(jit_page),
-	FIELD(jit_tmp),
-	FIELD(jit_self),
-	FIELD(jit_pauses),
-	FIELD(irq_waits),
-	FIELD(tlb),
-	FIELD(mmu_index),
-	FIELD(ymm),
-	FIELD(fx),
-	FIELD(mxcsr),
-	FIELD(kernel_gs_base),
-	FIELD(tsc_offset),
-	FIELD(tsc_aux),
-	FIELD(seg),
-	FIELD(mmu),
+	FIELD(gpr),          FIELD(fl),
+	FIELD(rflags),       FIELD(sbase),
+	FIELD(exit_req),     FIELD(jit_id),
+	FIELD(jit_vec),      FIELD(jit_x87),
+	FIELD(jit_page),     FIELD(jit_tmp),
+	FIELD(jit_sp),       FIELD(jit_ras),
+	FIELD(jit_ras_base), FIELD(jit_self),
+	FIELD(jit_pauses),   FIELD(irq_waits),
+	FIELD(tlb),          FIELD(mmu_index),
+	FIELD(ymm),          FIELD(fx),
+	FIELD(mxcsr),        FIELD(kernel_gs_base),
+	FIELD(tsc_offset),   FIELD(tsc_aux),
+	FIELD(seg),          FIELD(mmu),
 };
 
 static const char *const gpr_names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",

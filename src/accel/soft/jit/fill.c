@@ -246,6 +246,12 @@ uint32_t jit_id(struct scpu *c, uint32_t mode)
 	return j->last_id = d->id;
 }
 
+void jit_ras_empty(struct scpu *c, uint32_t id)
+{
+	c->jit_ras = c->jit_ras_base;
+	c->jit_ras_id = id;
+}
+
 /* ---- SYSCALL and SYSRET ---- */
 
 static struct cpu_seg flat_seg(uint16_t sel, uint32_t type, unsigned dpl)
@@ -267,6 +273,7 @@ static void set_flags(struct scpu *c, uint64_t v)
 static void ring_changed(struct scpu *c, unsigned cpl)
 {
 	struct soft_mmu *m = c->mmu;
+	uint32_t id;
 	bool ac = !cpl && c->rflags & X86_FL_AC && c->cr4 & X86_CR4_SMAP;
 
 	c->cpl = (uint8_t)cpl;
@@ -274,8 +281,10 @@ static void ring_changed(struct scpu *c, unsigned cpl)
 	m->acc = cpl ? SACC_USER : ac ? SACC_AC : 0;
 	m->xt_now = m->xt[cpl ? 1 : 0];
 	c->tlb = &c->tlbs[c->mmu_index];
+	id = jit_id(c, jit_mode(c));
+	jit_ras_empty(c, id);
 	/* Against sync_set_req(): one of the two sees the other. */
-	__atomic_exchange_n(&c->jit_id, jit_id(c, jit_mode(c)), __ATOMIC_SEQ_CST);
+	__atomic_exchange_n(&c->jit_id, id, __ATOMIC_SEQ_CST);
 	if (__atomic_load_n(&c->exit_req, __ATOMIC_SEQ_CST))
 		__atomic_store_n(&c->jit_id, 0, __ATOMIC_SEQ_CST);
 }

@@ -1170,8 +1170,7 @@ static void gen_ring(struct jt *t, unsigned k, bool in)
 {
 	e_mov_imm(&t->b, HR_T0, in ? (uint64_t)jt_next(t, k) : 0);
 	e_mov_imm(&t->b, HR_T1, jit_desc(t->block, k, 0));
-	e_call(&t->b, t->j->rw + (in ? t->j->syscall : t->j->sysret));
-	e_jmp(&t->b, t->j->rw + t->j->jump);
+	e_jmp(&t->b, t->j->rw + (in ? t->j->syscall : t->j->sysret));
 	t->ended = true;
 }
 
@@ -1263,10 +1262,18 @@ static void gen_jmp(struct jt *t, unsigned k)
 	gen_indirect(t, k);
 }
 
+/* call, to what is written behind */
+static uint8_t *gen_call_cold(struct jt *t)
+{
+	e1(&t->b, 0xe8);
+	e4(&t->b, 0);
+	return t->b.p - 4;
+}
+
 static void gen_call(struct jt *t, unsigned k)
 {
 	struct jbuf *b = &t->b;
-	bool direct = is_direct(&t->insn[k]);
+	bool direct = is_direct(&t->insn[k]), ac = jit_is_ac(t->mode);
 
 	if (!direct) {
 		gen_target(t, k);
@@ -1280,14 +1287,27 @@ static void gen_call(struct jt *t, unsigned k)
 	e_mem(b, t->is64, 0x89, m.scratch, &m);
 	gen_sp_add(t, -word(t));
 	jt_sp(t);
-	if (direct) {
-		jt_exit(t, k, branch_target(t, k), NULL);
-		t->ended = true;
-		return;
+	if (!ac) {
+		/* push scratch */
+		e1(b, 0x41);
+		e1(b, 0x50 | (m.scratch & 7));
 	}
-	jt_flags_mem(t);
-	e_env(b, 1, 0x8b, HR_T0, JOFF(jit_tmp[1]));
-	gen_indirect(t, k);
+	if (!direct) {
+		jt_flags_mem(t);
+		e_env(b, 1, 0x8b, HR_T0, JOFF(jit_tmp[1]));
+	}
+	t->ended = true;
+	if (ac && direct) {
+		jt_exit(t, k, branch_target(t, k), NULL);
+	} else if (ac) {
+		gen_indirect(t, k);
+	} else {
+		if (direct)
+			jt_exit(t, k, branch_target(t, k), gen_call_cold(t));
+		else
+			jt_cold(t, JCOLD_JUMP, gen_call_cold(t), jit_desc(t->block, k, 0));
+		jt_landing(t, k);
+	}
 }
 
 static void gen_ret(struct jt *t, unsigned k)
@@ -1301,7 +1321,16 @@ static void gen_ret(struct jt *t, unsigned k)
 	jt_sp(t);
 	/* By r11 alone. */
 	jt_flags_mem(t);
-	gen_indirect(t, k);
+	if (jit_is_ac(t->mode)) {
+		gen_indirect(t, k);
+		return;
+	}
+	/* lea r11, [rip + ..]; ret */
+	E_STR(&t->b, "\x4c\x8d\x1d");
+	e4(&t->b, 0);
+	jt_cold(t, JCOLD_RET, t->b.p - 4, jit_desc(t->block, k, 0));
+	e1(&t->b, 0xc3);
+	t->ended = true;
 }
 
 /* jrcxz or jecxz to be patched: returns where the rel8 is. */

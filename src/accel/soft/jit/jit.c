@@ -62,6 +62,11 @@ static bool signal_for(struct scpu *c, greg_t *g)
 
 	if (off >= j->used)
 		return false;
+	/* A push on a full stack of return addresses. */
+	if ((uint64_t)g[REG_RSP] - 1 - (uintptr_t)j->ras < JIT_RAS_GUARD) {
+		g[REG_RSP] = (greg_t)c->jit_ras_base;
+		return true;
+	}
 	const struct jfault *f = fault_find(j, (uint32_t)off);
 	if (!f)
 		return false;
@@ -161,6 +166,46 @@ void *jit_alloc_low(size_t size)
 	return NULL;
 }
 
+/* The stack of return addresses: at its base is where a RET goes that finds nothing else. */
+static int jit_ras_new(struct scpu *c)
+{
+	struct soft_jit *j = c->jit;
+
+	j->sigstack = jit_table(JIT_SIGSTACK);
+	j->ras = jit_table(JIT_RAS_GUARD + JIT_RAS);
+	if (!j->ras || !j->sigstack || mprotect(j->ras, JIT_RAS_GUARD, PROT_NONE))
+		return -ENOMEM;
+	c->jit_ras_base = (uintptr_t)j->ras + JIT_RAS_GUARD + JIT_RAS - 16;
+	*(uint64_t *)(void *)(j->ras + JIT_RAS_GUARD + JIT_RAS - 16) =
+		(uintptr_t)(j->rx + j->ras_miss);
+	jit_ras_empty(c, 0);
+	return 0;
+}
+
+/* The vCPU whose stack for signals this thread has. */
+static _Thread_local const struct soft_jit *jit_thread;
+
+/* Signals that come while rsp is the stack of return addresses need another. */
+static void jit_thread_begin(const struct soft_jit *j)
+{
+	stack_t s, mine = { .ss_sp = j->sigstack, .ss_size = JIT_SIGSTACK };
+
+	if (!sigaltstack(NULL, &s) && (s.ss_flags & SS_DISABLE || jit_thread))
+		(void)sigaltstack(&mine, NULL);
+	jit_thread = j;
+}
+
+static void jit_thread_end(const struct soft_jit *j)
+{
+	stack_t s, none = { .ss_flags = SS_DISABLE };
+
+	if (jit_thread != j)
+		return;
+	if (!sigaltstack(NULL, &s) && s.ss_sp == j->sigstack)
+		(void)sigaltstack(&none, NULL);
+	jit_thread = NULL;
+}
+
 /*
  * The same memory twice, one to write and one to execute.  Shared memory without a file: of no
  * size, mremap() makes a second mapping of it (and perf takes it for a JIT's, which it would not
@@ -227,6 +272,8 @@ int jit_new(struct scpu *c, size_t cache, struct err *e)
 	jit_thunks(c);
 	BUG_ON(j->used > JIT_THUNK_BYTES);
 	j->first = j->used;
+	if (jit_ras_new(c))
+		return err_set(e, ENOMEM, "no memory for a translator's stacks");
 	jit_drop_all(c);
 	rc = jit_signals(e);
 	if (rc >= 0 && !jit_publish(NULL, c))
@@ -247,12 +294,15 @@ void jit_free(struct scpu *c)
 	if (!j)
 		return;
 	jit_publish(c, NULL);
+	jit_thread_end(j);
 	lockstep_free(j->lockstep);
 	jit_unmap(j->rw, j->size);
 	jit_unmap(j->rx, j->size);
 	jit_unmap(j->block, JIT_BLOCKS * sizeof(j->block[0]));
 	jit_unmap(j->exit, JIT_EXITS * sizeof(j->exit[0]));
 	jit_unmap(j->fault, JIT_FAULTS * sizeof(j->fault[0]));
+	jit_unmap(j->ras, JIT_RAS_GUARD + JIT_RAS);
+	jit_unmap(j->sigstack, JIT_SIGSTACK);
 	free(j);
 	c->jit = NULL;
 }
@@ -269,6 +319,7 @@ void jit_drop_all(struct scpu *c)
 	j->nblock = j->nexit = 1;
 	j->nfault = 0;
 	j->pending = 0;
+	jit_ras_empty(c, 0);
 	jit_space_changed(c);
 }
 
@@ -421,6 +472,10 @@ void jit_go(struct scpu *c, uint32_t n, uint32_t mode)
 	uint32_t id = jit_id(c, mode), exit = j->pending;
 
 	j->pending = 0;
+	if (unlikely(jit_thread != j))
+		jit_thread_begin(j);
+	if (c->jit_ras_id != id)
+		jit_ras_empty(c, id);
 	if (unlikely(j->lockstep)) {
 		lockstep_go(c, n);
 		return;

@@ -5,12 +5,21 @@
  *	rax rcx rdx rbx rbp rsi rdi r8 r12-r15	the guest's of the same number
  *	r9	the guest's rsp
  *	r10 r11	scratch; the guest's r9, r10, r11 are in scpu.gpr
- *	rsp	the C stack
+ *	rsp	the stack of return addresses (below); scpu.jit_sp is the C stack
  * struct scpu lies below 2 GiB, and its fields are used by their addresses.
  * Between two blocks the guest's status flags are in scpu.fl, unless the second one does not need
  * them.  Inside a block they are in the host's RFLAGS or in scpu.fl or in both: struct jt knows.
  * The vector registers and MXCSR hold the guest's while scpu.jit_vec is set, the x87 unit while
  * scpu.jit_x87 is; otherwise they are in scpu and free for use.
+ *
+ * A guest's CALL is a host's CALL, so that the host predicts the guest's RET.  It pushes the
+ * address that the guest is to come back to, and by the host's CALL where the code is that goes on
+ * there, the landing.  RET takes the address from the guest's stack into r10 and does the host's
+ * RET; the landing compares.  Whatever does not agree (a stack that was switched, an address that
+ * was changed, frames that are missing) takes the jump cache as other branches do, and the stack is
+ * emptied.  What lies on it holds for one number (link.c); it is empty as the number changes.  Its
+ * end is a page that cannot be written: the signal's handler empties it.  Between STAC and CLAC
+ * neither is done.
  */
 #pragma once
 
@@ -38,6 +47,11 @@ enum {
 	JIT_KILL_BYTES = 5,
 	/* Bits of soft_jit.seen. */
 	JIT_SEEN = 1 << 16,
+	/* The stack of return addresses: bytes, of which a frame has 16; the page below it. */
+	JIT_RAS = 64 << 10,
+	JIT_RAS_GUARD = 4096,
+	/* For signals' handlers. */
+	JIT_SIGSTACK = 64 << 10,
 };
 
 /* The mode word. */
@@ -134,8 +148,11 @@ struct jexit {
 	uint8_t units;
 	/* The flags are in RFLAGS only. */
 	bool unsaved;
-	/* The target lies behind: the loop that this may close looks at exit_req here. */
+	/* The target lies behind, or a call's anywhere: the loop that this may close looks at
+	 * exit_req here. */
 	bool back;
+	/* After a call; r10: the address, r11: a function that sees to the flags. */
+	bool landing;
 };
 static_assert(sizeof(struct jexit) == 40 && !offsetof(struct jexit, target), "emit_stale()");
 
@@ -173,7 +190,7 @@ struct soft_jit {
 	/* Thunks, offsets in the code. */
 	uint32_t enter, fill_r, fill_w, fill_group_r, fill_group_w, exit_link, exit_interp,
 		exit_branch, exit_branch_ac, exit_dead, jump, jump_ac, str, syscall, sysret,
-		load_vec, load_x87;
+		load_vec, load_x87, ras_miss;
 	/* By: 64-bit code, between STAC and CLAC. */
 	uint32_t stale[2][2];
 	/* What the host has. */
@@ -185,12 +202,14 @@ struct soft_jit {
 	/* CPUID features of the guest, by enum insn_feat; made when first wanted. */
 	bool feats_made, feat[IFEATS];
 	struct insn one[2] __attribute__((aligned(64)));
+	/* The guard page and the stack of return addresses; for signals. */
+	uint8_t *ras, *sigstack;
 	struct jit_stats stats;
 };
 
 /* Its fixed pieces by name, for dumps: explain.c. */
 enum {
-	JIT_THUNKS = 15,
+	JIT_THUNKS = 16,
 };
 struct jit_thunk {
 	const char *name;
@@ -213,6 +232,9 @@ static inline size_t joff_gpr(unsigned g)
 {
 	return JOFF(gpr) + 8ul * g;
 }
+
+/* fill.c: nothing is on the stack of return addresses, and what will be holds for this number. */
+void jit_ras_empty(struct scpu *c, uint32_t id);
 
 /* jit.c: into a block, whose RIP is the vCPU's, and what is to be done when it was left. */
 void jit_enter(struct scpu *c, uint32_t block);
@@ -269,6 +291,10 @@ struct jcold {
 		JCOLD_INTERP,
 		/* An exit's slot. */
 		JCOLD_EXIT,
+		/* The jump cache for a CALL whose target is in r10. */
+		JCOLD_JUMP,
+		/* What a RET's landing calls when it is the wrong one, or wants the flags. */
+		JCOLD_RET,
 		/* The block's vector or x87 registers are not in the unit. */
 		JCOLD_VEC,
 		JCOLD_X87,
@@ -382,6 +408,8 @@ static inline void jt_clobber(struct jt *t, unsigned r)
 }
 /* A direct exit; from: the rel32 that goes to it, NULL: it is written here. */
 void jt_exit(struct jt *t, unsigned k, int64_t target, uint8_t *from);
+/* Behind a host's CALL: where the guest's comes back to. */
+void jt_landing(struct jt *t, unsigned k);
 /* For instruction k and what follows; the flags that are live are in scpu.fl. */
 uint32_t jt_exit_single(struct jt *t, unsigned k);
 /* The address after instruction k, from the page's beginning. */

@@ -29,6 +29,8 @@ enum {
 	SLOT_JMP = 5,
 	SLOT_BACK = 15,
 	SLOT_FAR = 45,
+	/* A landing: 8 bytes dropped, the flags, the page. */
+	SLOT_LANDING = 23,
 };
 
 static bool exit_near(const struct jexit *x)
@@ -40,6 +42,8 @@ unsigned jit_slot_size(const struct jexit *x)
 {
 	unsigned save = x->unsaved ? SLOT_SAVE : 0;
 
+	if (x->landing)
+		return SLOT_LANDING + SLOT_ASK;
 	if (!exit_near(x))
 		return save + SLOT_FAR;
 	return save + SLOT_ASK + (x->back ? SLOT_BACK + SLOT_JMP : 0);
@@ -79,6 +83,26 @@ static void slot_near(const struct soft_jit *j, struct jbuf *b, uint32_t exit,
 	}
 }
 
+/* r10 is the address; to: NULL when it is not linked. */
+static void slot_landing(const struct soft_jit *j, struct jbuf *b, uint32_t exit,
+			 const struct jblock *to)
+{
+	const struct jexit *x = &j->exit[exit];
+
+	/* lea rsp, [rsp + 8] */
+	e_rm(b, 1, 0x8d, X86_RSP, X86_RSP, -1, 0, 8);
+	if (!to || to->needs_flags)
+		/* call r11 */
+		E_STR(b, "\x41\xff\xd3");
+	/* lea r11, [r10 - offset]; mov [jit_page], r11 */
+	e_rm(b, 1, 0x8d, HR_T1, HR_T0, -1, 0, (int32_t)-x->target);
+	e_env(b, 1, 0x89, HR_T1, JOFF(jit_page));
+	if (to)
+		e_jmp(b, slot_entry(x, to));
+	else
+		slot_ask(j, b, exit);
+}
+
 static void slot_far(const struct scpu *c, struct jbuf *b, uint32_t exit, const struct jblock *to)
 {
 	const struct soft_jit *j = c->jit;
@@ -106,7 +130,9 @@ void jit_exit_write(struct scpu *c, uint32_t exit, uint32_t to)
 	const struct jexit *x = &j->exit[exit];
 	struct jbuf b = { x->slot, jit_env(c) };
 
-	if (!to) {
+	if (x->landing) {
+		slot_landing(j, &b, exit, to ? &j->block[to] : NULL);
+	} else if (!to) {
 		if (x->unsaved)
 			jit_emit_save_flags(&b);
 		slot_ask(j, &b, exit);

@@ -658,7 +658,8 @@ static const char *match(struct lockstep *l)
 	case JWHY_LINK: {
 		const struct jexit *x = &c->jit->exit[c->jit_arg];
 
-		k = x->desc >> 4 & 63;
+		/* What a RET came to is another block's. */
+		k = x->landing ? l->k - 1 : x->desc >> 4 & 63;
 		if (x->mode & JM_SINGLE)
 			return match_stopped(l, k);
 		l->got.rip = c->jit_page + (uint64_t)x->target;

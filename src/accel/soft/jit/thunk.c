@@ -148,6 +148,7 @@ static void emit_enter(struct jbuf *b)
 	/* push rbx, rbp, r12-r15; sub rsp, 8 */
 	E_STR(b, "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57\x48\x83\xec\x08");
 	e_env(b, 1, 0x89, X86_RSP, JOFF(jit_sp));
+	e_env(b, 1, 0x8b, X86_RSP, JOFF(jit_ras));
 	e_rr(b, 1, 0x89, X86_RSI, HR_T1);
 	emit_homes(b, false, true);
 	/* jmp r11 */
@@ -167,6 +168,7 @@ static void emit_leave(struct jbuf *b)
 	over = e_jcc(b, E_CC_Z, NULL);
 	emit_save_x87(b);
 	e_patch(over, b->p);
+	e_env(b, 1, 0x89, X86_RSP, JOFF(jit_ras));
 	e_env(b, 1, 0x8b, X86_RSP, JOFF(jit_sp));
 	E_STR(b, "\x48\x83\xc4\x08\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3");
 }
@@ -184,13 +186,14 @@ static void emit_fill_call(struct jbuf *b, size_t fn)
 {
 	e_env(b, 1, 0x89, HR_T1, JOFF(jit_tmp[0]));
 	emit_homes(b, true, false);
-	/* mov rdi, self; mov rsi, r10; mov edx, r11d; sub rsp, 8; call; add rsp, 8; mov r10, rax */
+	/* mov rdi, self; mov rsi, r10; mov edx, r11d; call, on the C stack; mov r10, rax */
 	e_env(b, 1, 0x8b, X86_RDI, JOFF(jit_self));
 	e_rr(b, 1, 0x89, HR_T0, X86_RSI);
 	e_rr(b, 0, 0x89, HR_T1, X86_RDX);
-	E_STR(b, "\x48\x83\xec\x08");
+	e_env(b, 1, 0x89, X86_RSP, JOFF(jit_ras));
+	e_env(b, 1, 0x8b, X86_RSP, JOFF(jit_sp));
 	e_env(b, 0, 0xff, 2, fn);
-	E_STR(b, "\x48\x83\xc4\x08");
+	e_env(b, 1, 0x8b, X86_RSP, JOFF(jit_ras));
 	e_rr(b, 1, 0x89, X86_RAX, HR_T0);
 	emit_homes(b, false, false);
 	/* test r10, r10 */
@@ -208,6 +211,29 @@ static void emit_fill(struct jbuf *b, size_t fn, const uint8_t *interp)
 	E_STR(b, "\x48\x83\xc4\x08");
 	e_env(b, 1, 0x8b, HR_T1, JOFF(jit_tmp[0]));
 	e_jmp(b, interp);
+}
+
+/* As emit_fill_call(), for one that ends its block and says where to go on; or leaves. */
+static void emit_ring(struct jbuf *b, size_t fn, const uint8_t *interp, const uint8_t *jump)
+{
+	emit_fill_call(b, fn);
+	e_jcc(b, E_CC_NZ, jump);
+	e_env(b, 1, 0x8b, HR_T1, JOFF(jit_tmp[0]));
+	e_jmp(b, interp);
+}
+
+/*
+ * A landing that is not this RET's: r10: the target, r11: what makes it the jit_desc() and saves
+ * the flags.
+ */
+static void emit_ras_miss(struct jbuf *b)
+{
+	/* mov rsp, [jit_ras_base]; call r11 */
+	e_env(b, 1, 0x8b, X86_RSP, JOFF(jit_ras_base));
+	E_STR(b, "\x41\xff\xd3");
+	e_env(b, 1, 0x89, HR_T1, JOFF(jit_tmp[0]));
+	jit_emit_jump(b, false);
+	e_env(b, 1, 0x8b, HR_T1, JOFF(jit_tmp[0]));
 }
 
 /* btc r10, 63: jit_jump_va() */
@@ -293,6 +319,8 @@ void jit_thunks(struct scpu *c)
 	const uint8_t *interp = b.p;
 	j->exit_interp = here(j, &b);
 	emit_why(&b, JWHY_INTERP, leave);
+	j->ras_miss = here(j, &b);
+	emit_ras_miss(&b);
 	/* r10: the target; r11: jit_desc() */
 	for (unsigned ac = 0; ac < 2; ac++) {
 		*(ac ? &j->exit_branch_ac : &j->exit_branch) = here(j, &b);
@@ -327,9 +355,9 @@ void jit_thunks(struct scpu *c)
 	j->str = here(j, &b);
 	emit_fill(&b, JOFF(jit_fill[2]), interp);
 	j->syscall = here(j, &b);
-	emit_fill(&b, JOFF(jit_fill[3]), interp);
+	emit_ring(&b, JOFF(jit_fill[3]), interp, j->rw + j->jump);
 	j->sysret = here(j, &b);
-	emit_fill(&b, JOFF(jit_fill[4]), interp);
+	emit_ring(&b, JOFF(jit_fill[4]), interp, j->rw + j->jump);
 	j->load_vec = here(j, &b);
 	emit_load_vec(&b);
 	j->load_x87 = here(j, &b);
