@@ -178,25 +178,27 @@ static void test_deep_calls(void **state)
  * longer way back, two stacks that are switched in a function, a far away caller.
  */
 CODE(odd_returns, "64",
-     "mov $0x1f0000, %esp\n xor %ebx, %ebx\n mov $200, %ecx\n mov $0x2000, %edx\n"
+     "mov $0x1f0000, %esp\n xor %ebx, %ebx\n xor %ebp, %ebp\n mov $200, %ecx\n mov $0x2000, %edx\n"
      "mov $0x1e0000, %esi\n lea 1f(%rip), %r8\n"
      /* A stack on which a return to `back` waits. */
      "1: lea 9f(%rip), %rax\n mov %rax, (%rsi)\n"
      "lea 2f(%rip), %rax\n push %rax\n ret\n int3\n"
-     "2: add $1, %rbx\n call *%rdx\n int3\n nop\n"
+     "2: add $1, %rbx\n call *%rdx\n inc %ebp\n"
      "add $0x1000, %rbx\n lea 0x100(%rdx), %rax\n call *%rax\n add $0x100000, %rbx\n"
      "lea 0x200(%rdx), %rax\n call *%rax\n int3\n"
      "9: add $0x1000000, %rbx\n mov %rdi, %rsp\n ret\n int3\n" RIG_END);
-/* Skips the two bytes after its caller. */
-CODE(odd_skip, "64", "addq $2, (%rsp)\n add $0x10, %rbx\n ret\n");
-/* Calls one that returns to its caller's caller. */
-CODE(odd_drop, "64", "call 1f\n int3\n 1: add $0x10000, %rbx\n lea 8(%rsp), %rsp\n ret\n");
+/* Skips the two bytes after its caller, every other time. */
+CODE(odd_skip, "64", "test $1, %cl\n jz 1f\n addq $2, (%rsp)\n 1: add $0x10, %rbx\n ret\n");
+/* Calls one that returns to its caller's caller, every other time. */
+CODE(odd_drop, "64",
+     "call 1f\n ret\n"
+     "1: add $0x10000, %rbx\n test $1, %cl\n jz 2f\n lea 8(%rsp), %rsp\n 2: ret\n");
 /* To the other stack, whence 9: above comes back to here. */
 CODE(odd_switch, "64",
      "lea 1f(%rip), %rax\n push %rax\n mov %rsp, %rdi\n mov %rsi, %rsp\n ret\n int3\n"
      "1: add $0x10000000, %rbx\n add $8, %rsp\n"
      "dec %ecx\n jz 2f\n jmp *%r8\n"
-     "2: mov %rbx, 0x6000\n mov %rsp, 0x6010\n" RIG_END);
+     "2: mov %rbx, 0x6000\n mov %rbp, 0x6008\n mov %rsp, 0x6010\n" RIG_END);
 
 static void test_odd_returns(void **state)
 {
@@ -207,6 +209,7 @@ static void test_odd_returns(void **state)
 	soft_rig_long(0x1000);
 	assert_int_equal(soft_rig_run(), ACCEL_EXIT_KICK);
 	assert_int_equal(ld_le64(rig.ram + 0x6000), 200 * 0x11111011ul);
+	assert_int_equal(ld_le64(rig.ram + 0x6008), 100);
 	assert_int_equal(ld_le64(rig.ram + 0x6010), 0x1f0000);
 }
 
