@@ -32,7 +32,6 @@ static struct accel_vm *vm;
 /* The case's code in its page, and the block that decoding made of it, for the translator. */
 static uint8_t page[4096 + 16];
 static struct sblock sblock, *const sb = &sblock;
-static struct insn sb_insns[ORC_INSNS + 2];
 bool orc_jit;
 static unsigned long not_translated;
 
@@ -217,13 +216,14 @@ static uint32_t translate(const struct orc_case *c, unsigned from, unsigned n, u
 		.n = (uint8_t)(n - from),
 		.code_size = cpu->code_size,
 	};
-	sb->insn = sb_insns;
-	memcpy(sb->insn, &block[from], (n - from + 1) * sizeof(block[0]));
-	for (unsigned k = 0; k <= n - from; k++) {
-		sb->insn[k].off = (uint16_t)(sb->insn[k].off - block[from].off);
-		if (sb->insn[k].base == SREG_RIP)
-			sb->insn[k].disp -= block[from].off;
+	struct insn *to = code_insns_new(cpu, sb);
+	memcpy(to, &block[from], (n - from) * sizeof(block[0]));
+	for (unsigned k = 0; k < n - from; k++) {
+		to[k].off = (uint16_t)(to[k].off - block[from].off);
+		if (to[k].base == SREG_RIP)
+			to[k].disp -= block[from].off;
 	}
+	code_insns_end(cpu, sb);
 	if (!mode)
 		return 0;
 	if (jit_full(cpu))

@@ -3,7 +3,10 @@
  *
  * A block is a run of decoded instructions inside one page, found by physical address and code
  * size, so address spaces that share code share blocks.  Each vCPU has its own (an arena that is
- * dropped as a whole when it is full).  Three look-ups, fastest first: the successor that the last
+ * dropped as a whole when it is full).  The instructions themselves are kept in a ring: what was
+ * not translated and runs again later than that is decoded again.
+ *
+ * Three look-ups, fastest first: the successor that the last
  * block remembers (same page only, so the same translation holds); the jump cache by linear
  * address, which also asks that the code page's translation is still the same; the page's buckets.
  *
@@ -41,7 +44,9 @@
 
 enum {
 	CODE_JC = 4096,
-	CODE_BUCKETS = 64,
+	CODE_BUCKETS = 16,
+	CODE_BUCKET_BYTES = 4096 / CODE_BUCKETS,
+	CODE_ALIGN = 32,
 	CODE_MAX_LEN = 15,
 	/* Slow stores until a page is given back the first time; doubles each time. */
 	CODE_GIVE_BACK = 64,
@@ -49,14 +54,23 @@ enum {
 };
 #define CODE_ARENA MIB(64)
 #define CODE_INSNS MIB(64)
-#define CODE_INSNS_JIT MIB(6)
+#define CODE_INSNS_JIT MIB(2)
 
-/* Blocks of one page by the line that they begin in. */
+/* Blocks of one page by where they begin.  Numbers are places in the arena: code_place(). */
 struct cpage {
-	uint64_t index;
-	struct cpage *next_used;
-	struct sblock *bucket[CODE_BUCKETS];
+	uint32_t index, next_used;
+	uint32_t bucket[CODE_BUCKETS];
 };
+
+/* Before the instructions of a block: blocks that followed it. */
+struct csucc {
+	struct {
+		uint64_t rip;
+		struct sblock *b;
+	} s[2];
+	uint64_t pad[4];
+};
+static_assert(sizeof(struct csucc) == sizeof(struct insn), "it takes the place of one");
 
 struct cjump {
 	/* Linear address, xor the code size in bits that no address has set alone. */
@@ -69,17 +83,22 @@ struct cjump {
 struct soft_code {
 	/* The block that runs or ran last. */
 	struct sblock *last;
-	/* The same when its remembered successors may be used: CS is flat from 0, and neither mode
-	 * nor translations changed in it. */
-	struct sblock *chain;
+	/* Its successors when they may be used: CS is flat from 0, and neither mode nor
+	 * translations changed in it. */
+	struct csucc *chain;
 	uint64_t chain_mask;
 	struct cjump jc[CODE_JC];
-	/* Blocks and pages, and the instructions of blocks. */
-	uint8_t *arena, *insns;
-	size_t used, insns_size, insns_used;
-	struct cpage **page;
+	/* Blocks and pages. */
+	uint8_t *arena;
+	size_t used;
+	/* By number of the page: its struct cpage. */
+	uint32_t *page;
 	uint64_t npages;
-	struct cpage *pages_used;
+	uint32_t pages_used;
+	/* The ring of instructions: how many it has, a power of two; where the next one is written,
+	 * and the first that is good, counted since the beginning. */
+	struct insn *insns;
+	uint64_t ninsns, insns_head, insns_first;
 	/* An instruction whose fn was replaced to end the block, and what it was. */
 	struct insn *patched;
 	insn_fn *patched_fn;
@@ -103,7 +122,7 @@ static void code_toolong(struct scpu *c, const struct insn *i)
 }
 
 /* What is not touched is not there. */
-static uint8_t *code_map(size_t size)
+static void *code_map(size_t size)
 {
 	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -129,10 +148,11 @@ int code_new(struct scpu *c, struct err *e)
 	k->hot = soft_sh(c)->hot;
 	k->npages = soft_sh(c)->npages;
 	k->page = xcalloc(k->npages ? k->npages : 1, sizeof(k->page[0]));
-	/* Translated blocks need their instructions seldom. */
-	k->insns_size = soft_sh(c)->jit ? CODE_INSNS_JIT : CODE_INSNS;
 	k->arena = code_map(CODE_ARENA);
-	k->insns = code_map(k->insns_size);
+	k->used = CODE_ALIGN;
+	/* Translated blocks need their instructions seldom. */
+	k->ninsns = (soft_sh(c)->jit ? CODE_INSNS_JIT : CODE_INSNS) / sizeof(struct insn);
+	k->insns = code_map(k->ninsns * sizeof(struct insn));
 	if (!k->page || !k->arena || !k->insns)
 		return err_set(e, ENOMEM, "no memory for decoded code");
 	return 0;
@@ -147,10 +167,21 @@ void code_free(struct scpu *c)
 	if (k->arena)
 		munmap(k->arena, CODE_ARENA);
 	if (k->insns)
-		munmap(k->insns, k->insns_size);
+		munmap(k->insns, k->ninsns * sizeof(struct insn));
 	free(k->page);
 	free(k);
 	c->code = NULL;
+}
+
+/* What is at place n of the arena, and the other way; 0: nothing. */
+static inline void *code_at(const struct soft_code *k, uint32_t n)
+{
+	return n ? k->arena + (size_t)n * CODE_ALIGN : NULL;
+}
+
+static inline uint32_t code_place(const struct soft_code *k, const void *p)
+{
+	return (uint32_t)((size_t)((const uint8_t *)p - k->arena) / CODE_ALIGN);
 }
 
 /* Forget instructions, not blocks; between blocks. */
@@ -158,12 +189,9 @@ static void code_drop_insns(struct scpu *c)
 {
 	struct soft_code *k = c->code;
 
-	for (struct cpage *p = k->pages_used; p; p = p->next_used)
-		for (unsigned n = 0; n < CODE_BUCKETS; n++)
-			for (struct sblock *b = p->bucket[n]; b; b = b->next)
-				b->insn = NULL;
-	k->insns_used = 0;
-	k->last = k->chain = NULL;
+	k->insns_first = k->insns_head;
+	k->last = NULL;
+	k->chain = NULL;
 	k->patched = NULL;
 	soft_host_reset(c->host);
 	k->stats.insn_drops++;
@@ -173,15 +201,13 @@ void code_drop_all(struct scpu *c)
 {
 	struct soft_code *k = c->code;
 
-	for (struct cpage *p = k->pages_used; p; p = p->next_used)
-		k->page[p->index] = NULL;
-	k->pages_used = NULL;
-	k->used = k->insns_used = 0;
-	k->last = k->chain = NULL;
-	k->patched = NULL;
+	for (const struct cpage *p = code_at(k, k->pages_used); p; p = code_at(k, p->next_used))
+		k->page[p->index] = 0;
+	k->pages_used = 0;
+	k->used = CODE_ALIGN;
 	code_forget_jumps(k);
 	jit_drop_all(c);
-	soft_host_reset(c->host);
+	code_drop_insns(c);
 	k->stats.drops++;
 }
 
@@ -227,7 +253,7 @@ static void *code_alloc(struct soft_code *k, size_t size)
 {
 	void *p = k->arena + k->used;
 
-	k->used += align_up(size, 64);
+	k->used += align_up(size, CODE_ALIGN);
 	return p;
 }
 
@@ -262,17 +288,17 @@ static void code_unpatch(struct soft_code *k)
 static bool code_kill(struct scpu *c, uint64_t index, unsigned from, unsigned to)
 {
 	struct soft_code *k = c->code;
-	struct cpage *p = k->page[index];
+	struct cpage *p = code_at(k, k->page[index]);
 	bool running = false;
 
 	if (!p)
 		return false;
 	/* A block is shorter than SOFT_BLOCK_MAX * 15 bytes. */
 	unsigned reach = SOFT_BLOCK_MAX * CODE_MAX_LEN,
-		 first = from > reach ? (from - reach) / 64 : 0;
-	for (unsigned n = first; n <= (to - 1) / 64; n++) {
-		for (struct sblock **at = &p->bucket[n]; *at;) {
-			struct sblock *b = *at;
+		 first = from > reach ? (from - reach) / CODE_BUCKET_BYTES : 0;
+	for (unsigned n = first; n <= (to - 1) / CODE_BUCKET_BYTES; n++) {
+		for (uint32_t *at = &p->bucket[n]; *at;) {
+			struct sblock *b = code_at(k, *at);
 
 			if (b->off >= to || (unsigned)b->off + b->len <= from) {
 				at = &b->next;
@@ -470,39 +496,63 @@ static void code_terminate(struct insn *i, unsigned off)
 
 static struct cpage *code_page(struct soft_code *k, uint64_t index)
 {
-	struct cpage *p = k->page[index];
+	struct cpage *p = code_at(k, k->page[index]);
 
 	if (p)
 		return p;
 	p = code_alloc(k, sizeof(*p));
-	memset(p, 0, sizeof(*p));
-	p->index = index;
-	p->next_used = k->pages_used;
-	k->pages_used = p;
-	return k->page[index] = p;
+	*p = (struct cpage){ .index = (uint32_t)index, .next_used = k->pages_used };
+	k->page[index] = k->pages_used = code_place(k, p);
+	return p;
 }
 
-/* Room for the instructions of one block, and for their stubs. */
-static void code_room(struct scpu *c)
+enum {
+	/* Of the ring, those of the longest block: what code_insns_new() may overwrite. */
+	CODE_ROOM = SOFT_BLOCK_MAX + 2,
+};
+
+struct insn *code_insns_kept(const struct scpu *c, const struct sblock *b)
 {
 	const struct soft_code *k = c->code;
+	uint64_t at = b->insns_at - 1;
 
-	if (k->insns_used + (SOFT_BLOCK_MAX + 1) * sizeof(struct insn) > k->insns_size ||
-	    soft_host_full(c->host))
-		code_drop_insns(c);
+	if (!b->insns_at || at < k->insns_first || k->insns_head + CODE_ROOM - at > k->ninsns)
+		return NULL;
+	return &k->insns[(at & (k->ninsns - 1)) + 1];
 }
 
-static struct insn *code_insns_next(const struct soft_code *k)
+struct insn *code_insns_new(struct scpu *c, struct sblock *b)
 {
-	return (struct insn *)(void *)(k->insns + k->insns_used);
+	struct soft_code *k = c->code;
+	uint64_t at = k->insns_head & (k->ninsns - 1);
+
+	if (soft_host_full(c->host))
+		code_drop_insns(c);
+	/* What either means may be overwritten. */
+	code_unpatch(k);
+	k->chain = NULL;
+	/* Not around the end. */
+	if (at + CODE_ROOM > k->ninsns)
+		k->insns_head += k->ninsns - at;
+	at = k->insns_head & (k->ninsns - 1);
+	b->insns_at = k->insns_head + 1;
+	memset(&k->insns[at], 0, sizeof(k->insns[at]));
+	return &k->insns[at + 1];
 }
 
-/* The next instruction of b, whose bytes begin at p; its length as code_decode() returns it. */
-static int code_append(struct scpu *c, struct sblock *b, const uint8_t *page)
+void code_insns_end(struct scpu *c, struct sblock *b)
+{
+	struct soft_code *k = c->code;
+
+	code_terminate(&k->insns[((b->insns_at - 1) & (k->ninsns - 1)) + 1 + b->n], b->len);
+	k->insns_head += b->n + 2u;
+}
+
+/* The next instruction of b, into i; its length as code_decode() returns it. */
+static int code_append(struct scpu *c, struct sblock *b, const uint8_t *page, struct insn *i)
 {
 	unsigned at = b->off + b->len;
 	uint8_t bytes[16] = { 0 };
-	struct insn *i = &b->insn[b->n];
 
 	code_bytes(bytes, page + at, 4096 - at);
 	int len = code_decode(c, i, bytes, 4096 - at, b->len);
@@ -514,12 +564,6 @@ static int code_append(struct scpu *c, struct sblock *b, const uint8_t *page)
 	return len;
 }
 
-static void code_end_insns(struct soft_code *k, struct sblock *b)
-{
-	code_terminate(&b->insn[b->n], b->len);
-	k->insns_used += (b->n + 1u) * sizeof(struct insn);
-}
-
 /* A block that begins at off of the page; NULL: its first instruction crosses the page's end. */
 static struct sblock *code_build(struct scpu *c, const struct sxt *t, unsigned off)
 {
@@ -528,7 +572,6 @@ static struct sblock *code_build(struct scpu *c, const struct sxt *t, unsigned o
 	if (k->used + sizeof(struct cpage) + sizeof(struct sblock) > CODE_ARENA ||
 	    (c->jit && jit_full(c)))
 		code_drop_all(c);
-	code_room(c);
 
 	uint64_t drops = k->stats.drops, marked = 0;
 	struct cpage *p = code_page(k, t->index);
@@ -537,8 +580,8 @@ static struct sblock *code_build(struct scpu *c, const struct sxt *t, unsigned o
 		.index = (uint32_t)t->index,
 		.off = (uint16_t)off,
 		.code_size = c->code_size,
-		.insn = code_insns_next(k),
 	};
+	struct insn *i = code_insns_new(c, b);
 	while (b->n < SOFT_BLOCK_MAX && b->off + b->len < 4096) {
 		unsigned at = b->off + b->len;
 		uint64_t need = code_line_mask(at, MIN(15u, 4096 - at));
@@ -552,15 +595,15 @@ static struct sblock *code_build(struct scpu *c, const struct sxt *t, unsigned o
 				return NULL;
 			marked |= need;
 		}
-		if (code_append(c, b, t->host) < 0 || b->insn[b->n - 1].flags & INSN_END)
+		if (code_append(c, b, t->host, i + b->n) < 0 || i[b->n - 1].flags & INSN_END)
 			break;
 	}
 	if (!b->n)
 		return NULL;
-	code_end_insns(k, b);
+	code_insns_end(c, b);
 	code_alloc(k, sizeof(*b));
-	b->next = p->bucket[off / 64];
-	p->bucket[off / 64] = b;
+	b->next = p->bucket[off / CODE_BUCKET_BYTES];
+	p->bucket[off / CODE_BUCKET_BYTES] = code_place(k, b);
 	k->stats.blocks_made++;
 	return b;
 }
@@ -581,23 +624,22 @@ static const uint8_t *code_host(const struct scpu *c, uint64_t index)
  */
 struct insn *code_insns(struct scpu *c, struct sblock *b)
 {
-	const uint8_t *page = code_host(c, b->index);
-	struct soft_code *k = c->code;
+	struct insn *i = code_insns_kept(c, b);
 	unsigned n = b->n, len = b->len;
 
-	if (likely(b->insn))
-		return b->insn;
-	code_room(c);
-	b->insn = code_insns_next(k);
+	if (likely(i))
+		return i;
+	const uint8_t *page = code_host(c, b->index);
+	i = code_insns_new(c, b);
 	b->n = 0;
 	b->len = 0;
-	while (b->n < n && code_append(c, b, page) >= 0)
+	while (b->n < n && code_append(c, b, page, i + b->n) >= 0)
 		;
 	if (b->n == n && b->len == len) {
-		code_end_insns(k, b);
-		return b->insn;
+		code_insns_end(c, b);
+		return i;
 	}
-	b->insn = NULL;
+	b->insns_at = 0;
 	b->n = (uint8_t)n;
 	b->len = (uint16_t)len;
 	code_kill(c, b->index, b->off, b->off + len);
@@ -620,11 +662,12 @@ static ALWAYS_INLINE struct cjump *code_jump(struct soft_code *k, uint64_t lin)
 static struct sblock *code_in_page(struct soft_code *k, uint64_t index, unsigned off,
 				   unsigned code_size)
 {
-	const struct cpage *p = k->page[index];
+	const struct cpage *p = code_at(k, k->page[index]);
 
 	if (!p)
 		return NULL;
-	for (struct sblock *b = p->bucket[off / 64]; b; b = b->next)
+	for (struct sblock *b = code_at(k, p->bucket[off / CODE_BUCKET_BYTES]); b;
+	     b = code_at(k, b->next))
 		if (b->off == off && b->code_size == code_size)
 			return b;
 	return NULL;
@@ -654,26 +697,27 @@ static NOINLINE struct sblock *code_lookup(struct scpu *c, uint64_t rip, uint64_
 	return b;
 }
 
-static void code_link(struct sblock *from, uint64_t rip, struct sblock *to)
+static void code_link(struct csucc *from, uint64_t rip, struct sblock *to)
 {
-	unsigned n = from->succ[1].rip == rip && from->succ[1].b ? 1 : 0;
+	unsigned n = from->s[1].rip == rip && from->s[1].b ? 1 : 0;
 
-	if (!n && from->succ[0].rip != rip)
-		from->succ[1] = from->succ[0];
-	from->succ[n].rip = rip;
-	from->succ[n].b = to;
+	if (!n && from->s[0].rip != rip)
+		from->s[1] = from->s[0];
+	from->s[n].rip = rip;
+	from->s[n].b = to;
 }
 
 static ALWAYS_INLINE struct sblock *code_next(struct scpu *c, struct soft_code *k, uint64_t rip)
 {
-	struct sblock *from = k->chain, *b;
+	struct csucc *from = k->chain;
+	struct sblock *b;
 	bool near = from && (rip ^ c->gpr[SREG_RIP]) < 4096;
 
 	if (near) {
-		if (from->succ[0].rip == rip)
-			b = from->succ[0].b;
-		else if (from->succ[1].rip == rip)
-			b = from->succ[1].b;
+		if (from->s[0].rip == rip)
+			b = from->s[0].b;
+		else if (from->s[1].rip == rip)
+			b = from->s[1].b;
 		else
 			b = NULL;
 		if (likely(b && !b->dead))
@@ -722,7 +766,8 @@ static ALWAYS_INLINE bool code_translated(struct scpu *c, struct sblock *b)
 			return false;
 		}
 	}
-	c->code->last = c->code->chain = NULL;
+	c->code->last = NULL;
+	c->code->chain = NULL;
 	jit_go(c, n, mode);
 	return true;
 }
@@ -733,7 +778,8 @@ void code_run(struct scpu *c)
 	struct soft_run *r = c->run;
 
 	code_unpatch(k);
-	k->last = k->chain = NULL;
+	k->last = NULL;
+	k->chain = NULL;
 	jit_forget_exit(c);
 	while (likely(!__atomic_load_n(&c->exit_req, __ATOMIC_RELAXED))) {
 		uint64_t rip = c->rip;
@@ -747,18 +793,19 @@ void code_run(struct scpu *c)
 		}
 		if (c->jit && code_translated(c, b))
 			continue;
-		if (unlikely(!code_insns(c, b))) {
+		const struct insn *i = code_insns(c, b);
+		if (unlikely(!i)) {
 			(void)code_step(c);
 			continue;
 		}
 		c->gpr[SREG_RIP] = rip;
 		k->last = b;
-		k->chain = (struct sblock *)((uintptr_t)b & k->chain_mask);
+		k->chain = (struct csucc *)((uintptr_t)&i[-1] & k->chain_mask);
 		r->blocks++;
 		r->insns += b->n;
 		if (unlikely(r->prof))
 			prof_interprets(c, b);
-		b->insn[0].fn(c, b->insn);
+		i->fn(c, i);
 	}
 }
 
@@ -821,7 +868,8 @@ unsigned code_step(struct scpu *c)
 	code_unpatch(k);
 	if (soft_host_full(c->host))
 		code_drop_insns(c);
-	k->last = k->chain = NULL;
+	k->last = NULL;
+	k->chain = NULL;
 	int len = code_one(c, &k->one[0]);
 	if (!code_flat(c) && rip + (len ? (unsigned)len : 1) - 1 > c->seg[X86_CS].limit)
 		soft_raise(c, NULL, X86_EXC_GP, 0);

@@ -8,15 +8,10 @@ enum {
 };
 
 struct sblock {
-	/* In its bucket. */
-	struct sblock *next;
-	struct {
-		uint64_t rip;
-		struct sblock *b;
-	} succ[2];
-	/* Its instructions and a terminator; NULL: decoded again when they are wanted
-	 * (code_insns()). */
-	struct insn *insn;
+	/* Where its instructions were written, counted since the beginning, and 1; 0: nowhere. */
+	uint64_t insns_at;
+	/* In its bucket: code.c. */
+	uint32_t next;
 	/* Of the page in soft_shared.page. */
 	uint32_t index;
 	/* First of its translations; 0: none. */
@@ -30,10 +25,20 @@ struct sblock {
 	/* A store hit it; it is compared with, never run. */
 	bool dead;
 };
-static_assert(sizeof(struct sblock) == 64, "one cache line");
+static_assert(sizeof(struct sblock) == 32, "half a cache line");
 
-/* The block's instructions; NULL: its bytes are no more what they were, and the block is dead. */
+/*
+ * The block's instructions and a terminator, decoded again where they were overwritten; good until
+ * another block's are asked for.  NULL: its bytes are no more what they were, and the block is
+ * dead.
+ */
 struct insn *code_insns(struct scpu *c, struct sblock *b);
+/* NULL: they would have to be decoded again. */
+struct insn *code_insns_kept(const struct scpu *c, const struct sblock *b);
+/* Room for the instructions of a block, SOFT_BLOCK_MAX and a terminator. */
+struct insn *code_insns_new(struct scpu *c, struct sblock *b);
+/* They are there, b->n of them, but for the terminator. */
+void code_insns_end(struct scpu *c, struct sblock *b);
 
 /* The block that an instruction is being executed of, for code_stored(). */
 void code_running(struct scpu *c, struct sblock *b);

@@ -216,12 +216,12 @@ static void cold_emit(struct jt *t, const struct jcold *k)
 static bool block_decode(struct jt *t)
 {
 	const struct sblock *sb = t->sb;
+	const struct insn *was = code_insns_kept(t->c, sb);
 	unsigned at = sb->off, end = at + sb->len;
 
 	t->n = sb->n;
-	for (unsigned k = 0; k < t->n; k++) {
+	for (unsigned k = 0; k < t->n; k++, was++) {
 		struct insn *i = &t->insn[k];
-		const struct insn *was = &sb->insn[k];
 		int len = at < end ? soft_decode(t->bytes + at, 4096 - at, t->c->code_size, i) : 0;
 
 		if (len <= 0) {

@@ -65,9 +65,9 @@ struct prof_stack {
 };
 
 /* The form of the running block's instruction that has this handler. */
-static unsigned block_form(const struct sblock *sb, const void *fn)
+static unsigned block_form(const struct scpu *c, const struct sblock *sb, const void *fn)
 {
-	const struct insn *i = sb ? sb->insn : NULL;
+	const struct insn *i = sb ? code_insns_kept(c, sb) : NULL;
 
 	for (unsigned k = 0; i && k < sb->n; k++)
 		if (FN(i[k].fn) == fn)
@@ -87,7 +87,7 @@ static _Unwind_Reason_Code stack_frame(struct _Unwind_Context *ctx, void *arg)
 		if (prof_fns[k].fn == fn)
 			s->kind = prof_fns[k].kind;
 	if (!s->form)
-		s->form = block_form(s->v->sb, fn);
+		s->form = block_form(s->v->c, s->v->sb, fn);
 	s->code_run |= fn == FN(code_run);
 	return fn == FN(soft_run) || ++s->depth > DEEP ? _URC_END_OF_STACK : _URC_NO_REASON;
 }
@@ -225,11 +225,12 @@ void prof_between(struct scpu *c)
 
 void prof_interprets(struct scpu *c, const struct sblock *b)
 {
+	const struct insn *i = code_insns_kept(c, b);
 	struct prof_vcpu *v = c->run->prof;
 
 	v->sb = b;
-	for (unsigned k = 0; k < b->n; k++)
-		v->interp[insn_forms[b->insn[k].form].sop][PWHY_COLD]++;
+	for (unsigned k = 0; i && k < b->n; k++)
+		v->interp[insn_forms[i[k].form].sop][PWHY_COLD]++;
 }
 
 void prof_steps(struct scpu *c, const struct insn *i)
