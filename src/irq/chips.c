@@ -132,10 +132,47 @@ static void chips_msi(struct irqs *q, uint64_t addr, uint32_t data)
 	route_send(c, &m);
 }
 
+/* Somebody takes INTR; kvm split: vCPU 0. */
+static bool chips_intr_heard(const struct irq_chips *c)
+{
+	for (unsigned i = 0; i < c->nlapic; i++)
+		if (chips_lint0_extint(c->lapic[i]) || chips_pin0_extint(c, c->lapic[i]))
+			return true;
+	return c->o.intr;
+}
+
+static enum irq_edge chips_edge(struct irqs *q, unsigned gsi)
+{
+	struct irq_chips *c = container_of(q, struct irq_chips, irqs);
+	enum irq_edge pic = IRQ_EDGE_UNHEARD, io = IRQ_EDGE_UNHEARD;
+
+	SCOPED_LOCK(&c->lock);
+	if (gsi < 16 && chips_intr_heard(c))
+		pic = pic_edge(&c->pic, gsi);
+	if (gsi != 2)
+		io = ioapic_edge(c, gsi ? gsi : 2);
+	if (pic == IRQ_EDGE_TAKEN || io == IRQ_EDGE_TAKEN)
+		return IRQ_EDGE_TAKEN;
+	return pic == IRQ_EDGE_MERGED || io == IRQ_EDGE_MERGED ? IRQ_EDGE_MERGED : IRQ_EDGE_UNHEARD;
+}
+
+static enum irq_edge chips_msi_edge(struct irqs *q, uint64_t addr, uint32_t data)
+{
+	struct irq_chips *c = container_of(q, struct irq_chips, irqs);
+	struct irq_msg m;
+
+	if (c->o.msi)
+		return IRQ_EDGE_TAKEN;
+	route_from_msi(&m, addr, data);
+	return route_edge(c, &m);
+}
+
 static const struct irq_ops chips_ops = {
 	.name = "chips",
 	.line = chips_line,
 	.msi = chips_msi,
+	.edge = chips_edge,
+	.msi_edge = chips_msi_edge,
 };
 
 /* The buses' side; the bus holds c->lock. */

@@ -118,6 +118,21 @@ void ioapic_line(struct irq_chips *c, unsigned pin, bool level)
 		ioapic_send(c, pin);
 }
 
+enum irq_edge ioapic_edge(const struct irq_chips *c, unsigned pin)
+{
+	struct irq_msg m;
+	uint64_t addr;
+	uint32_t data;
+
+	if (!ioapic_msg(&c->ioapic, pin, &addr, &data))
+		return IRQ_EDGE_UNHEARD;
+	/* Those in the kernel do not tell. */
+	if (c->o.msi)
+		return IRQ_EDGE_TAKEN;
+	route_from_msi(&m, addr, data);
+	return route_edge(c, &m);
+}
+
 void ioapic_service(struct irq_chips *c)
 {
 	for (unsigned i = 0; i < IOAPIC_PINS; i++)

@@ -40,3 +40,15 @@ void irq_msi(struct irqs *q, uint64_t addr, uint32_t data)
 {
 	q->ops->msi(q, addr, data);
 }
+
+enum irq_edge irq_line_edge(const struct irq_line *l)
+{
+	struct irqs *q = l->irqs;
+
+	return q->ops->edge ? q->ops->edge(q, l->gsi) : IRQ_EDGE_TAKEN;
+}
+
+enum irq_edge irq_msi_edge(struct irqs *q, uint64_t addr, uint32_t data)
+{
+	return q->ops->msi_edge ? q->ops->msi_edge(q, addr, data) : IRQ_EDGE_TAKEN;
+}

@@ -6,6 +6,9 @@
  * of this folder (soft, and the line half of kvm's split irqchip), or chips inside the kernel.
  *
  * Threads: everything here from any thread; nothing blocks.
+ *
+ * Timers whose interrupts guests count (PIT, RTC, HPET) must not have two of them become one where
+ * the host was late; so they may ask what an edge would do now, and keep it for later.
  */
 #pragma once
 
@@ -22,12 +25,25 @@ enum {
 	IRQ_GSI_SCI = 9,
 };
 
+/* What becomes of a rising edge. */
+enum irq_edge {
+	/* An interrupt; or the chips cannot tell. */
+	IRQ_EDGE_TAKEN,
+	/* One with the last edge, whose interrupt was not accepted yet. */
+	IRQ_EDGE_MERGED,
+	/* The input is masked everywhere. */
+	IRQ_EDGE_UNHEARD,
+};
+
 struct irq_ops {
 	const char *name;
 	/* Level of an input line.  Edge-triggered inputs see a rising edge. */
 	void (*line)(struct irqs *q, unsigned gsi, bool level);
 	/* A message write: address 0xfee..... and data (SDM 3A 11.11). */
 	void (*msi)(struct irqs *q, uint64_t addr, uint32_t data);
+	/* [NULL: all are taken] */
+	enum irq_edge (*edge)(struct irqs *q, unsigned gsi);
+	enum irq_edge (*msi_edge)(struct irqs *q, uint64_t addr, uint32_t data);
 };
 
 struct irqs {
@@ -55,3 +71,8 @@ static inline void irq_line_pulse(struct irq_line *l)
 }
 
 void irq_msi(struct irqs *q, uint64_t addr, uint32_t data);
+
+/* What an edge of this line, or this message, would become now.  Good for as long as nobody else
+ * raises the same. */
+enum irq_edge irq_line_edge(const struct irq_line *l);
+enum irq_edge irq_msi_edge(struct irqs *q, uint64_t addr, uint32_t data);

@@ -45,6 +45,8 @@ void pic_reset(struct pic_pair *p);
 void pic_line(struct pic_pair *p, unsigned n, bool level);
 /* INTR now. */
 bool pic_intr(const struct pic_pair *p);
+/* What an edge at input n would become, if somebody takes INTR. */
+enum irq_edge pic_edge(const struct pic_pair *p, unsigned n);
 /* INTA cycles: the vector. */
 uint8_t pic_inta(struct pic_pair *p);
 /* which: 0 master, 1 slave; a0: the port's low bit. */
@@ -73,6 +75,8 @@ extern const struct state_desc ioapic_state;
 /* Where a pin's messages go; the chips of which the I/O APIC is part. */
 void ioapic_reset(struct ioapic *io);
 void ioapic_line(struct irq_chips *c, unsigned pin, bool level);
+/* What an edge at a pin would become. */
+enum irq_edge ioapic_edge(const struct irq_chips *c, unsigned pin);
 uint32_t ioapic_read(struct ioapic *io, unsigned off);
 void ioapic_write(struct irq_chips *c, unsigned off, uint32_t v);
 /* An EOI message for `vector`. */
@@ -108,6 +112,8 @@ struct irq_msg {
 
 /* To all destinations, or the one of the lowest priority; returns how many took it.  Any thread. */
 unsigned route_send(struct irq_chips *c, const struct irq_msg *m);
+/* What m, edge-triggered, would become. */
+enum irq_edge route_edge(const struct irq_chips *c, const struct irq_msg *m);
 /* Is l addressed by m? */
 bool route_match(const struct lapic *l, const struct irq_msg *m);
 /* Decode of an MSI write. */

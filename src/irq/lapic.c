@@ -214,6 +214,12 @@ bool lapic_post(struct lapic *l, unsigned vector, bool level)
 	return true;
 }
 
+bool lapic_requested(const struct lapic *l, unsigned vector)
+{
+	vector &= 0xff;
+	return lapic_peek(&l->irr[vector / 32]) & BIT(vector % 32);
+}
+
 void lapic_post_event(struct lapic *l, uint32_t ev)
 {
 	uint32_t old = __atomic_load_n(&l->events, __ATOMIC_RELAXED), now;

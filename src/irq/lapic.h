@@ -76,6 +76,8 @@ struct lapic {
 	/* Start of the period that runs now, in clock_ns() time; meaningful when timer_on. */
 	uint64_t timer_start_ns, tsc_deadline;
 	uint8_t timer_on;
+	/* Periods whose interrupts wait for those before to be accepted. */
+	uint64_t timer_owed;
 	/* Only in a saved state: the current count. */
 	uint32_t timer_cur;
 };
@@ -115,6 +117,8 @@ uint32_t lapic_take_events(struct lapic *l);
 void lapic_timer_fired(struct lapic *l);
 /* Any thread: a fixed interrupt.  False when this APIC does not take it (disabled). */
 bool lapic_post(struct lapic *l, unsigned vector, bool level);
+/* Any thread: the last one with this vector is not accepted yet. */
+bool lapic_requested(const struct lapic *l, unsigned vector);
 void lapic_post_event(struct lapic *l, uint32_t ev);
 /* Any thread: the start-up IPI, code at vector << 12. */
 void lapic_post_sipi(struct lapic *l, uint8_t vector);

@@ -4,8 +4,14 @@
  *
  * Nothing counts: the current count follows from the time at which the running period began.  The
  * owner is asked for a wake-up only when an interrupt would come of it, so a masked timer is free.
- * A guest can ask for periods of a nanosecond; periods that passed unseen are merged, and wake-ups
- * of a periodic timer are TIMER_MIN_NS apart at least.
+ *
+ * Guests count a periodic timer's interrupts.  Where the host was late several periods are over at
+ * once, or one is over while the interrupt of another waits; these are owed, and follow as fast as
+ * the guest accepts them, four to a period at most.  What is older than TIMER_OWED_NS is given up:
+ * a VM that was paused would get an hour's.
+ *
+ * A guest can ask for periods of a nanosecond; wake-ups are TIMER_MIN_NS apart at least, and
+ * shorter periods than that are merged.
  */
 #include "irq/irq_int.h"
 
@@ -15,6 +21,7 @@
 
 enum {
 	TIMER_MIN_NS = 50000,
+	TIMER_OWED_NS = 1000000000,
 	/* LVT bits 18-17. */
 	MODE_ONE_SHOT = 0,
 	MODE_PERIODIC = 1,
@@ -67,41 +74,65 @@ static void timer_arm(struct lapic *l, uint64_t earliest_ns)
 		if (l->tsc_deadline)
 			at = MAX(l->owner->tsc_deadline_ns(l, l->tsc_deadline), earliest_ns);
 	} else if (timer_mode(lvt) <= MODE_PERIODIC && l->timer_on) {
-		at = MAX(l->timer_start_ns + timer_period_ns(l), earliest_ns);
+		at = l->timer_start_ns + timer_period_ns(l);
+		if (l->timer_owed)
+			at = MIN(at, clock_ns() + timer_period_ns(l) / 4);
+		at = MAX(at, earliest_ns);
 	}
 	l->owner->timer(l, at);
 }
 
-/* Let periods that ended before now_ns be over; returns whether one did. */
-static bool timer_expire(struct lapic *l, uint64_t now_ns)
+/* Let periods that ended before now_ns be over; returns how many did. */
+static uint64_t timer_expire(struct lapic *l, uint64_t now_ns)
 {
 	uint64_t period = timer_period_ns(l), passed = now_ns - l->timer_start_ns;
 
 	if (!l->timer_on || !period || passed < period)
-		return false;
-	if (timer_mode(l->lvt[LAPIC_LVT_TIMER]) == MODE_PERIODIC)
-		l->timer_start_ns += passed / period * period;
-	else
+		return 0;
+	if (timer_mode(l->lvt[LAPIC_LVT_TIMER]) != MODE_PERIODIC) {
 		l->timer_on = 0;
-	return true;
+		return 1;
+	}
+	l->timer_start_ns += passed / period * period;
+	return passed / period;
+}
+
+/* One of the interrupts that are due, and of those that are owed; returns whether to raise it now.
+ */
+static bool timer_due(struct lapic *l, uint64_t n)
+{
+	uint32_t lvt = l->lvt[LAPIC_LVT_TIMER];
+	uint64_t period = timer_period_ns(l), owed = l->timer_owed + n;
+
+	if (timer_mode(lvt) != MODE_PERIODIC || period < TIMER_MIN_NS) {
+		l->timer_owed = 0;
+		return n;
+	}
+	bool raise = owed && !lapic_requested(l, lvt & 0xff);
+	l->timer_owed = MIN(owed - raise, TIMER_OWED_NS / period);
+	return raise;
 }
 
 void lapic_timer_fired(struct lapic *l)
 {
 	uint64_t now = clock_ns();
-	bool fire;
+	bool fire, over;
 
 	if (timer_mode(l->lvt[LAPIC_LVT_TIMER]) == MODE_DEADLINE) {
 		fire = l->tsc_deadline && l->owner->tsc(l) >= l->tsc_deadline;
 		if (fire)
 			l->tsc_deadline = 0;
+		over = fire;
 	} else {
-		fire = timer_expire(l, now);
+		uint64_t n = timer_expire(l, now);
+
+		over = n || l->timer_owed;
+		fire = timer_due(l, n);
 	}
 	if (fire)
 		lapic_local(l, LAPIC_LVT_TIMER);
 	/* Early, by the owner's rounding of TSC to time: not again in the same nanosecond. */
-	timer_arm(l, fire ? now + TIMER_MIN_NS : now + 1);
+	timer_arm(l, over ? now + TIMER_MIN_NS : now + 1);
 }
 
 void lapic_timer_set_init(struct lapic *l, uint32_t v)
@@ -109,6 +140,7 @@ void lapic_timer_set_init(struct lapic *l, uint32_t v)
 	if (timer_mode(l->lvt[LAPIC_LVT_TIMER]) == MODE_DEADLINE)
 		return;
 	l->timer_init = v;
+	l->timer_owed = 0;
 	l->timer_on = v != 0;
 	l->timer_start_ns = clock_ns();
 	timer_arm(l, 0);
@@ -122,6 +154,7 @@ void lapic_timer_set_div(struct lapic *l, uint32_t v)
 	/* Counting goes on from where it is, at the new speed. */
 	timer_expire(l, now);
 	left = timer_left(l, now);
+	l->timer_owed = 0;
 	l->timer_div = v;
 	l->timer_start_ns = now - (l->timer_init - left) * timer_tick_ns(l);
 	timer_arm(l, 0);
@@ -143,6 +176,8 @@ void lapic_timer_set_lvt(struct lapic *l, uint32_t v)
 		l->timer_on = 0;
 		l->tsc_deadline = 0;
 	}
+	if ((old ^ v) & (LAPIC_LVT_MASKED | 3u << 17))
+		l->timer_owed = 0;
 	lapic_poke(&l->lvt[LAPIC_LVT_TIMER], v);
 	timer_arm(l, 0);
 }
@@ -165,6 +200,7 @@ void lapic_timer_off(struct lapic *l)
 	bool armed = l->timer_on || l->tsc_deadline;
 
 	l->timer_init = 0;
+	l->timer_owed = 0;
 	l->timer_on = 0;
 	l->tsc_deadline = 0;
 	/* Not from lapic_init(), when the owner may not be ready. */
@@ -176,6 +212,7 @@ void lapic_timer_restore(struct lapic *l, uint32_t count, uint64_t deadline)
 {
 	count = MIN(count, l->timer_init);
 	l->tsc_deadline = deadline;
+	l->timer_owed = 0;
 	l->timer_on = count != 0;
 	l->timer_start_ns = clock_ns() - (l->timer_init - count) * timer_tick_ns(l);
 	timer_arm(l, 0);

@@ -105,6 +105,15 @@ void pic_line(struct pic_pair *p, unsigned n, bool level)
 	pic_cascade(p);
 }
 
+enum irq_edge pic_edge(const struct pic_pair *p, unsigned n)
+{
+	const struct pic *c = &p->chip[n / 8];
+
+	if (c->imr & BIT(n % 8) || (n >= 8 && p->chip[0].imr & BIT(PIC_CASCADE)))
+		return IRQ_EDGE_UNHEARD;
+	return c->irr & BIT(n % 8) ? IRQ_EDGE_MERGED : IRQ_EDGE_TAKEN;
+}
+
 bool pic_intr(const struct pic_pair *p)
 {
 	return pic_pending(&p->chip[0], true) >= 0;

@@ -98,6 +98,26 @@ unsigned route_send(struct irq_chips *c, const struct irq_msg *m)
 	return taken;
 }
 
+/* Taken, if one of several would take it. */
+enum irq_edge route_edge(const struct irq_chips *c, const struct irq_msg *m)
+{
+	unsigned n = __atomic_load_n(&c->nlapic, __ATOMIC_ACQUIRE);
+	enum irq_edge how = IRQ_EDGE_UNHEARD;
+
+	if (m->mode != IRQ_DM_FIXED && m->mode != IRQ_DM_LOWEST)
+		return m->mode == IRQ_DM_EXTINT ? IRQ_EDGE_UNHEARD : IRQ_EDGE_TAKEN;
+	for (unsigned i = 0; i < n; i++) {
+		const struct lapic *l = c->lapic[i];
+
+		if (!route_match(l, m) || !(lapic_peek(&l->svr) & LAPIC_SVR_ENABLE))
+			continue;
+		if (!lapic_requested(l, m->vector))
+			return IRQ_EDGE_TAKEN;
+		how = IRQ_EDGE_MERGED;
+	}
+	return how;
+}
+
 /* SDM 3A figures 11-24 and 11-25. */
 void route_from_msi(struct irq_msg *ret, uint64_t addr, uint32_t data)
 {

@@ -19,6 +19,8 @@ struct rig_irqs {
 	unsigned msis;
 	uint64_t msi_addr;
 	uint32_t msi_data;
+	/* What edges and messages become. */
+	enum irq_edge edge;
 };
 
 static struct {
@@ -43,7 +45,23 @@ static inline void rig_msi(struct irqs *q, uint64_t addr, uint32_t data)
 	rig.q.msi_data = data;
 }
 
-static const struct irq_ops rig_irq_ops = { .name = "rig", .line = rig_line, .msi = rig_msi };
+static inline enum irq_edge rig_edge(struct irqs *q, unsigned gsi)
+{
+	return rig.q.edge;
+}
+
+static inline enum irq_edge rig_msi_edge(struct irqs *q, uint64_t addr, uint32_t data)
+{
+	return rig.q.edge;
+}
+
+static const struct irq_ops rig_irq_ops = {
+	.name = "rig",
+	.line = rig_line,
+	.msi = rig_msi,
+	.edge = rig_edge,
+	.msi_edge = rig_msi_edge,
+};
 
 static inline void rig_request(struct board *b, enum board_request r, unsigned value)
 {

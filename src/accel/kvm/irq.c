@@ -108,10 +108,18 @@ static void split_line(struct irqs *q, unsigned gsi, bool level)
 	chips->ops->line(chips, gsi, level);
 }
 
+static enum irq_edge split_edge(struct irqs *q, unsigned gsi)
+{
+	struct irqs *chips = irq_chips_irqs(irq_vm(q)->chips);
+
+	return chips->ops->edge(chips, gsi);
+}
+
 static const struct irq_ops kvm_split_ops = {
 	.name = "kvm-split",
 	.line = split_line,
 	.msi = kvm_irq_msi,
+	.edge = split_edge,
 };
 
 static int irq_init_split(struct kvm_vm *k, struct err *e)

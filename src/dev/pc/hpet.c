@@ -10,6 +10,8 @@
  * Interrupts: by I/O APIC pin, edge or level (then the status bit holds the line), by message, and
  * with legacy replacement timer 0 and 1 on GSI 0 and 8 in the place of PIT and RTC.
  *
+ * A periodic timer's interrupts are counted, see pc_tick() in pc_int.h.
+ *
  * Lock order: the HPET's lock, then that of the PIT or RTC.
  */
 #include "dev/pc/pc_int.h"
@@ -59,6 +61,9 @@ struct hpet_timer {
 	uint64_t config, compare, period, message;
 	/* Counter at the next match; meaningful while pending. */
 	uint64_t target;
+	/* Interrupts of periods before that which the guest could not be told of yet, and the guest
+	 * time at which to try again. */
+	uint64_t owed, retry_ns;
 	uint8_t pending;
 	struct irq_line line;
 };
@@ -115,18 +120,36 @@ static void t_restart(struct hpet *h, struct hpet_timer *t, bool written)
 	}
 	if (written && diff > half)
 		diff = 0;
+	t->owed = 0;
 	/* More than half of 64 bits away is never. */
 	t->pending = hpet_on(h) && diff <= INT64_MAX;
 	t->target = now + diff;
 }
 
-/* The match was at `target`; on to the next. */
-static void t_advance(struct hpet_timer *t, uint64_t now)
+/* Counts in a period; 0: it has none. */
+static uint64_t t_period(const struct hpet_timer *t)
 {
 	uint64_t period = t->config & T_32 ? t->period & UINT32_MAX : t->period;
 
-	if (t->config & T_PERIODIC && period && !(period >> 62)) {
-		/* Matches that passed unseen are one. */
+	return t->config & T_PERIODIC && !(period >> 62) ? period : 0;
+}
+
+/* Matches from `target` to now. */
+static uint64_t t_matches(const struct hpet_timer *t, uint64_t now)
+{
+	uint64_t period = t_period(t);
+
+	if (!t->pending || (int64_t)(now - t->target) < 0)
+		return 0;
+	return period ? 1 + (now - t->target) / period : 1;
+}
+
+/* The match was at `target`; on to the next. */
+static void t_advance(struct hpet_timer *t, uint64_t now)
+{
+	uint64_t period = t_period(t);
+
+	if (period) {
 		t->target += ((now - t->target) / period + 1) * period;
 		t->compare = t->config & T_32 ? (uint32_t)t->target : t->target;
 	} else if (t->config & T_32) {
@@ -149,8 +172,8 @@ static unsigned t_gsi(const struct hpet *h, unsigned n)
 	return h->t[n].config >> T_ROUTE_SHIFT & 0x1f;
 }
 
-/* Moves the line to another input when the routing changed, then drives it. */
-static void t_drive(struct hpet *h, unsigned n, bool level)
+/* Moves the line to another input when the routing changed; returns whether it can reach it. */
+static bool t_route(struct hpet *h, unsigned n)
 {
 	struct irq_line *l = &h->t[n].line;
 	unsigned gsi = t_gsi(h, n);
@@ -159,10 +182,14 @@ static void t_drive(struct hpet *h, unsigned n, bool level)
 		irq_line_set(l, false);
 		l->gsi = gsi;
 	}
-	/* A pin that the timer cannot reach is none. */
-	if (!t_legacy(h, n) && !(T_ROUTES >> 32 >> gsi & 1))
-		level = false;
-	irq_line_set(l, level);
+	return t_legacy(h, n) || T_ROUTES >> 32 >> gsi & 1;
+}
+
+static void t_drive(struct hpet *h, unsigned n, bool level)
+{
+	bool reached = t_route(h, n);
+
+	irq_line_set(&h->t[n].line, level && reached);
 }
 
 /* Level-triggered: the line is the status bit. */
@@ -191,25 +218,61 @@ static void t_fire(struct hpet *h, unsigned n)
 	}
 }
 
+/* What an interrupt of the timer would become now. */
+static enum irq_edge t_edge(struct hpet *h, unsigned n)
+{
+	const struct hpet_timer *t = &h->t[n];
+
+	if (!(t->config & T_ENABLE))
+		return IRQ_EDGE_UNHEARD;
+	if (t->config & T_MESSAGE)
+		return irq_msi_edge(h->board->irqs, t->message >> 32, (uint32_t)t->message);
+	if (!t_route(h, n))
+		return IRQ_EDGE_UNHEARD;
+	if (t->config & T_LEVEL)
+		return h->status & BIT64(n) ? IRQ_EDGE_MERGED : IRQ_EDGE_TAKEN;
+	return irq_line_edge(&t->line);
+}
+
 /* All that matched up to now. */
 static void hpet_run(struct hpet *h)
 {
-	uint64_t now = hpet_counter(h);
+	uint64_t now = hpet_counter(h), now_ns = pc_clock_now(&h->clock);
 
 	for (unsigned n = 0; n < h->ntimers && hpet_on(h); n++) {
 		struct hpet_timer *t = &h->t[n];
+		uint64_t due = t_matches(t, now), ns = pc_muldiv(t_period(t), NS_PER_SEC, h->hz);
 
-		if (!t->pending || (int64_t)(now - t->target) < 0)
+		if (!due && !(t->owed && now_ns >= t->retry_ns))
 			continue;
-		t_fire(h, n);
-		t_advance(t, now);
+		if (pc_tick(&t->owed, due, ns, t_edge(h, n)))
+			t_fire(h, n);
+		t->retry_ns = now_ns + pc_owed_wait(ns);
+		if (due)
+			t_advance(t, now);
 	}
+}
+
+/* Guest time at which to try to tell of owed interrupts.  Of level ones the guest's acknowledgement
+ * is awaited. */
+static uint64_t hpet_retry_ns(const struct hpet *h)
+{
+	uint64_t at = UINT64_MAX;
+
+	for (unsigned n = 0; n < h->ntimers && hpet_on(h); n++) {
+		const struct hpet_timer *t = &h->t[n];
+
+		if (t->owed && t->config & T_ENABLE &&
+		    !(t->config & T_LEVEL && !(t->config & T_MESSAGE) && h->status & BIT64(n)))
+			at = MIN(at, t->retry_ns);
+	}
+	return at;
 }
 
 /* Only timers whose interrupt is on need a wake-up; of the others hpet_run() hears in time. */
 static void hpet_arm(struct hpet *h, uint64_t earliest_ns)
 {
-	uint64_t now = hpet_counter(h), best = UINT64_MAX, at;
+	uint64_t now = hpet_counter(h), best = UINT64_MAX, at = hpet_retry_ns(h);
 
 	for (unsigned n = 0; n < h->ntimers && hpet_on(h); n++) {
 		const struct hpet_timer *t = &h->t[n];
@@ -220,11 +283,8 @@ static void hpet_arm(struct hpet *h, uint64_t earliest_ns)
 		best = MIN(best, left > INT64_MAX ? 0 : left);
 	}
 	/* Beyond centuries: never. */
-	if (best > (uint64_t)h->hz << 32) {
-		loop_alarm_set(&h->alarm, LOOP_NEVER);
-		return;
-	}
-	at = pc_muldiv_up(hpet_ticks(h) + best, NS_PER_SEC, h->hz);
+	if (best <= (uint64_t)h->hz << 32)
+		at = MIN(at, pc_muldiv_up(hpet_ticks(h) + best, NS_PER_SEC, h->hz));
 	loop_alarm_set(&h->alarm, pc_clock_host(&h->clock, MAX(at, earliest_ns)));
 }
 
@@ -284,6 +344,8 @@ static void t_set_config(struct hpet *h, unsigned n, uint64_t v)
 	}
 	if ((old ^ t->config) & (T_32 | T_PERIODIC))
 		t_restart(h, t, false);
+	if ((old ^ t->config) & ~T_SET_VALUE)
+		t->owed = 0;
 	t_update(h, n);
 }
 
@@ -302,6 +364,7 @@ static void t_set_compare(struct hpet *h, unsigned n, uint64_t v, uint64_t mask)
 		t->compare = (t->compare & ~mask) | (v & mask);
 	if (periodic)
 		t->period = (t->period & ~mask) | (v & mask);
+	t->owed = 0;
 	/* The high half ends a 64-bit write in two parts. */
 	if (t->config & T_32 || mask >> 32)
 		t->config &= ~T_SET_VALUE;
@@ -411,11 +474,12 @@ static const struct state_field timer_fields[] = {
 	STATE_FIELD(struct hpet_timer, config, 1), STATE_FIELD(struct hpet_timer, compare, 1),
 	STATE_FIELD(struct hpet_timer, period, 1), STATE_FIELD(struct hpet_timer, message, 1),
 	STATE_FIELD(struct hpet_timer, target, 1), STATE_FIELD(struct hpet_timer, pending, 1),
+	STATE_FIELD(struct hpet_timer, owed, 2),
 };
 
 static const struct state_desc timer_state = {
 	.name = "hpet-timer",
-	.version = 1,
+	.version = 2,
 	.oldest = 1,
 	.field = timer_fields,
 	.nfield = COUNT_OF(timer_fields),
@@ -441,15 +505,18 @@ static int hpet_check(const void *obj, struct err *e)
 		return err_set(e, EPROTO, "%u timers at %u Hz", h->ntimers, h->hz);
 	if (h->config & ~(CONFIG_ON | CONFIG_LEGACY))
 		return err_set(e, EPROTO, "reserved bits in the configuration");
-	for (unsigned n = 0; n < h->ntimers; n++)
+	for (unsigned n = 0; n < h->ntimers; n++) {
 		if ((h->t[n].config & ~T_WRITABLE) != T_CAPS)
 			return err_set(e, EPROTO, "capabilities of timer %u", n);
+		if (pc_owed_check(h->t[n].owed, e) < 0)
+			return -e->code;
+	}
 	return 0;
 }
 
 static const struct state_desc hpet_state = {
 	.name = "hpet",
-	.version = 1,
+	.version = 2,
 	.oldest = 1,
 	.field = hpet_fields,
 	.nfield = COUNT_OF(hpet_fields),
@@ -478,8 +545,10 @@ static int hpet_post_load(struct dev *d, struct err *e)
 
 	SCOPED_LOCK(&d->lock);
 	pc_clock_loaded(&h->clock);
-	for (unsigned n = 0; n < h->ntimers; n++)
+	for (unsigned n = 0; n < h->ntimers; n++) {
+		h->t[n].retry_ns = 0;
 		t_update(h, n);
+	}
 	hpet_arm(h, 0);
 	return 0;
 }
@@ -496,7 +565,7 @@ static void hpet_reset(struct dev *d)
 
 		t->config = T_CAPS;
 		t->compare = ~0ull;
-		t->period = t->message = t->target = 0;
+		t->period = t->message = t->target = t->owed = t->retry_ns = 0;
 		t->pending = 0;
 		t_update(h, n);
 	}

@@ -69,6 +69,44 @@ enum {
 	PC_TIMER_MIN_NS = 50000,
 };
 
+/*
+ * Guests count the ticks of periodic timers.  A host that was late makes several periods be over at
+ * once, or one while the interrupt of another still waits for the guest; these ticks are owed, and
+ * follow as fast as the guest accepts them, four to a period at most.  None is owed while the guest
+ * does not listen (it masked the input), for periods shorter than PC_TIMER_MIN_NS, and after the
+ * guest set the timer anew; ticks of more than PC_OWED_NS are given up.
+ */
+#define PC_OWED_NS (10 * NS_PER_SEC)
+
+/*
+ * due: periods that ended since the last call; how: what an interrupt would become now.  Returns
+ * whether to raise one.  To be called again after pc_owed_wait() while any are owed.
+ */
+static inline bool pc_tick(uint64_t *owed, uint64_t due, uint64_t period_ns, enum irq_edge how)
+{
+	uint64_t n = *owed + due;
+
+	if (how == IRQ_EDGE_UNHEARD || period_ns < PC_TIMER_MIN_NS) {
+		*owed = 0;
+		return due;
+	}
+	bool raise = n && how == IRQ_EDGE_TAKEN;
+	*owed = MIN(n - raise, PC_OWED_NS / period_ns);
+	return raise;
+}
+
+static inline uint64_t pc_owed_wait(uint64_t period_ns)
+{
+	return MAX(period_ns / 4, (uint64_t)PC_TIMER_MIN_NS);
+}
+
+/* For a state's check: no more than the shortest period's. */
+static inline int pc_owed_check(uint64_t owed, struct err *e)
+{
+	return owed > PC_OWED_NS / PC_TIMER_MIN_NS ? err_set(e, EPROTO, "too many ticks are owed")
+						   : 0;
+}
+
 /* x * mul / div without overflow in between; the result fits for times of 500 years. */
 static inline uint64_t pc_muldiv(uint64_t x, uint64_t mul, uint64_t div)
 {

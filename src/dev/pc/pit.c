@@ -11,7 +11,8 @@
  * half) is over.
  *
  * The line sees rising edges of channel 0's output; in the periodic modes it is lowered and raised
- * at the start of each period.  Edges that come faster than PC_TIMER_MIN_NS are merged.
+ * at the start of each period.  Edges that come faster than PC_TIMER_MIN_NS are merged; those of
+ * slower periodic modes are not, however late the host is (pc_int.h, pc_tick()).
  */
 #include "dev/pc/pc_int.h"
 
@@ -79,6 +80,8 @@ struct pit {
 	struct pit_channel ch[3];
 	/* Of channel 0: tick of the next edge that the line must see; UINT64_MAX: none. */
 	uint64_t edge;
+	/* Edges before that one that the guest could not be told of yet. */
+	uint64_t owed;
 };
 
 static struct pit *pit_of(struct dev *d)
@@ -260,6 +263,14 @@ static uint64_t ch_next_edge(const struct pit_channel *c, uint64_t now)
 	}
 }
 
+/* Of channel 0's interrupts; 0: not periodic. */
+static uint64_t pit_period_ns(const struct pit *p)
+{
+	const struct pit_channel *c = &p->ch[0];
+
+	return mode_periodic(c->mode) ? pc_muldiv(c->count, NS_PER_SEC, PIT_HZ) : 0;
+}
+
 /* After any change of channel 0 and when its edge came. */
 static void pit_arm(struct pit *p, uint64_t earliest_ns)
 {
@@ -268,13 +279,25 @@ static void pit_arm(struct pit *p, uint64_t earliest_ns)
 	ch_reload(&p->ch[0], pit_now(p));
 	p->edge = ch_next_edge(&p->ch[0], pit_now(p));
 	if (p->edge != UINT64_MAX)
-		ns = MAX(pc_muldiv_up(p->edge, NS_PER_SEC, PIT_HZ), earliest_ns);
-	loop_alarm_set(&p->alarm, pc_clock_host(&p->clock, ns));
+		ns = pc_muldiv_up(p->edge, NS_PER_SEC, PIT_HZ);
+	if (p->owed)
+		ns = MIN(ns, pc_clock_now(&p->clock) + pc_owed_wait(pit_period_ns(p)));
+	loop_alarm_set(&p->alarm, pc_clock_host(&p->clock, MAX(ns, earliest_ns)));
 }
 
 static void pit_line(struct pit *p, bool level)
 {
 	irq_line_set(&p->irq, level && !p->unrouted);
+}
+
+/* Edges up to now that the line did not see. */
+static uint64_t pit_due(const struct pit *p, uint64_t now)
+{
+	const struct pit_channel *c = &p->ch[0];
+
+	if (p->edge > now)
+		return 0;
+	return mode_periodic(c->mode) ? 1 + (now - p->edge) / (c->next ? c->next : c->count) : 1;
 }
 
 static void pit_alarm(struct loop_alarm *a)
@@ -285,12 +308,15 @@ static void pit_alarm(struct loop_alarm *a)
 	uint64_t now_ns = pc_clock_now(&p->clock), now = pit_now(p);
 	if (!p->clock.running)
 		return;
-	if (p->edge > now) {
+	if (p->edge > now && !p->owed) {
 		pit_arm(p, 0);
 		return;
 	}
-	pit_line(p, false);
-	pit_line(p, true);
+	enum irq_edge how = p->unrouted ? IRQ_EDGE_UNHEARD : irq_line_edge(&p->irq);
+	if (pc_tick(&p->owed, pit_due(p, now), pit_period_ns(p), how)) {
+		pit_line(p, false);
+		pit_line(p, true);
+	}
 	pit_arm(p, now_ns + PC_TIMER_MIN_NS);
 }
 
@@ -299,6 +325,7 @@ static void pit_changed(struct pit *p, unsigned n)
 {
 	if (n)
 		return;
+	p->owed = 0;
 	pit_line(p, ch_out(&p->ch[0], pit_now(p)));
 	pit_arm(p, 0);
 }
@@ -529,6 +556,7 @@ void pit_route(struct dev *d, bool on)
 
 	SCOPED_LOCK(&d->lock);
 	p->unrouted = !on;
+	p->owed = 0;
 	pit_line(p, ch_out(&p->ch[0], pit_now(p)));
 }
 
@@ -568,13 +596,14 @@ static const struct state_field pit_fields[] = {
 	STATE_FIELD(struct pit, sys, 1),
 	STATE_FIELD(struct pit, clock.stopped_ns, 1),
 	STATE_STRUCT_ARRAY(struct pit, ch, &channel_state, 1),
+	STATE_FIELD(struct pit, owed, 2),
 };
 
 static int pit_check(const void *obj, struct err *e)
 {
 	const struct pit *p = obj;
 
-	if (pc_clock_check(p->clock.stopped_ns, e) < 0)
+	if (pc_clock_check(p->clock.stopped_ns, e) < 0 || pc_owed_check(p->owed, e) < 0)
 		return -e->code;
 	uint64_t now = pc_muldiv(p->clock.stopped_ns, PIT_HZ, NS_PER_SEC);
 
@@ -594,7 +623,7 @@ static int pit_check(const void *obj, struct err *e)
 
 static const struct state_desc pit_state = {
 	.name = "pit",
-	.version = 1,
+	.version = 2,
 	.oldest = 1,
 	.field = pit_fields,
 	.nfield = COUNT_OF(pit_fields),
@@ -644,6 +673,7 @@ static void pit_reset(struct dev *d)
 	for (unsigned i = 0; i < 3; i++)
 		p->ch[i] = (struct pit_channel){ .rw = RW_BOTH, .gate = i != 2 };
 	p->unrouted = 0;
+	p->owed = 0;
 	p->sys = 0;
 	pit_line(p, false);
 	pit_arm(p, 0);

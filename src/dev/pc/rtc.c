@@ -8,7 +8,8 @@
  * from what happened since the last look: the end of a period, of a second, an alarm's time.
  *
  * The periodic interrupt counts guest time, which stands still while the VM is stopped; the
- * calendar does not.
+ * calendar does not.  Guests count it: a period that ends while the flag of another is up, or with
+ * others, sets it again later (pc_int.h, pc_tick()).
  *
  * Memory sizes are where firmware (SeaBIOS, EDK II) and old systems look for them.  Daylight saving
  * (register B bit 0) is not done, as in every later chip; there is no square-wave pin.
@@ -85,6 +86,8 @@ struct rtc {
 	uint8_t weekday_skew;
 	/* Calendar and crystal up to which register C is right. */
 	uint64_t seen_s, seen_ticks;
+	/* Periods whose flag is still to come, and the guest time of the next. */
+	uint64_t owed, retry_ns;
 	struct pc_clock clock;
 };
 
@@ -240,15 +243,37 @@ static void rtc_line(struct rtc *r)
 	irq_line_set(&r->irq, *c & C_IRQ && !r->unrouted);
 }
 
+static uint64_t rtc_period_ns(const struct rtc *r)
+{
+	return pc_muldiv(rtc_period(r), NS_PER_SEC, CRYSTAL_HZ);
+}
+
+/* The periodic flag. */
+static void rtc_look_periods(struct rtc *r)
+{
+	uint64_t ticks = rtc_ticks(r), period = rtc_period(r);
+	uint64_t due = period ? ticks / period - r->seen_ticks / period : 0;
+	enum irq_edge how = IRQ_EDGE_TAKEN;
+
+	r->seen_ticks = ticks;
+	if (!due && !(r->owed && pc_clock_now(&r->clock) >= r->retry_ns))
+		return;
+	/* Polled, there is nothing to catch up with. */
+	if (!(r->cmos[REG_B] & B_PIE) || r->unrouted || irq_line_edge(&r->irq) == IRQ_EDGE_UNHEARD)
+		how = IRQ_EDGE_UNHEARD;
+	else if (r->cmos[REG_C] & C_PF)
+		how = IRQ_EDGE_MERGED;
+	if (pc_tick(&r->owed, due, rtc_period_ns(r), how))
+		r->cmos[REG_C] |= C_PF;
+}
+
 /* What happened since the last look. */
 static void rtc_look(struct rtc *r)
 {
-	uint64_t now_s = rtc_now_ns(r) / NS_PER_SEC, ticks = rtc_ticks(r), period = rtc_period(r);
+	uint64_t now_s = rtc_now_ns(r) / NS_PER_SEC;
 	uint8_t *c = &r->cmos[REG_C];
 
-	if (period && ticks / period != r->seen_ticks / period)
-		*c |= C_PF;
-	r->seen_ticks = ticks;
+	rtc_look_periods(r);
 	if (!rtc_frozen(r) && now_s > r->seen_s) {
 		unsigned in = rtc_alarm_in(r, r->seen_s + 1);
 
@@ -275,6 +300,8 @@ static void rtc_arm(struct rtc *r)
 		uint64_t tick = (rtc_ticks(r) / period + 1) * period;
 
 		at = pc_clock_host(&r->clock, pc_muldiv_up(tick, NS_PER_SEC, CRYSTAL_HZ));
+		if (r->owed)
+			at = MIN(at, pc_clock_host(&r->clock, r->retry_ns));
 	}
 	if (want & B_UIE && !rtc_frozen(r))
 		at = MIN(at, clock_ns() + to_next);
@@ -309,6 +336,9 @@ static void rtc_set_ab(struct rtc *r, unsigned reg, uint8_t v)
 
 	if (!was_frozen)
 		rtc_to_regs(r, now_ns / NS_PER_SEC);
+	if (reg == REG_A ? (v ^ r->cmos[REG_A]) & (A_DIVIDER | A_RATE)
+			 : (v ^ r->cmos[REG_B]) & B_PIE)
+		r->owed = 0;
 	/* A format change re-reads nothing: the registers keep their bytes until the next update.
 	 */
 	r->cmos[reg] = reg == REG_A ? v & (uint8_t)~A_UIP : v;
@@ -362,6 +392,7 @@ static uint8_t rtc_read_cmos(struct rtc *r, unsigned reg)
 		v = r->cmos[REG_C];
 		/* Reading it is the acknowledgement. */
 		r->cmos[REG_C] = 0;
+		r->retry_ns = pc_clock_now(&r->clock) + pc_owed_wait(rtc_period_ns(r));
 		rtc_line(r);
 		rtc_arm(r);
 		return v;
@@ -465,14 +496,14 @@ static const struct state_field rtc_fields[] = {
 	STATE_FIELD(struct rtc, index2, 1),           STATE_ARRAY(struct rtc, cmos, 1),
 	STATE_FIELD(struct rtc, offset_ns, 1),        STATE_FIELD(struct rtc, weekday_skew, 1),
 	STATE_FIELD(struct rtc, seen_s, 1),           STATE_FIELD(struct rtc, seen_ticks, 1),
-	STATE_FIELD(struct rtc, clock.stopped_ns, 1),
+	STATE_FIELD(struct rtc, clock.stopped_ns, 1), STATE_FIELD(struct rtc, owed, 2),
 };
 
 static int rtc_check(const void *obj, struct err *e)
 {
 	const struct rtc *r = obj;
 
-	if (pc_clock_check(r->clock.stopped_ns, e) < 0)
+	if (pc_clock_check(r->clock.stopped_ns, e) < 0 || pc_owed_check(r->owed, e) < 0)
 		return -e->code;
 	if (r->index2 >= CMOS_BANK || r->weekday_skew > 6)
 		return err_set(e, EPROTO, "index or weekday out of range");
@@ -481,7 +512,7 @@ static int rtc_check(const void *obj, struct err *e)
 
 static const struct state_desc rtc_state = {
 	.name = "rtc",
-	.version = 1,
+	.version = 2,
 	.oldest = 1,
 	.field = rtc_fields,
 	.nfield = COUNT_OF(rtc_fields),
@@ -510,6 +541,7 @@ static int rtc_post_load(struct dev *d, struct err *e)
 
 	SCOPED_LOCK(&d->lock);
 	pc_clock_loaded(&r->clock);
+	r->retry_ns = 0;
 	rtc_line(r);
 	rtc_arm(r);
 	return 0;
@@ -525,6 +557,7 @@ static void rtc_reset(struct dev *d)
 	r->cmos[REG_C] = 0;
 	r->index = r->index2 = 0;
 	r->unrouted = 0;
+	r->owed = 0;
 	rtc_line(r);
 	rtc_arm(r);
 }

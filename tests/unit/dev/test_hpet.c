@@ -166,9 +166,18 @@ static void test_periodic(void **state)
 	assert_int_equal(rig.q.rises[20], 2);
 	rig_run(20 * NS_PER_MS, 10000);
 	assert_int_equal(rig.q.rises[20], 12);
-	/* Late ones are one, the phase stays: the comparator is the next match. */
+	/* Late ones follow, the phase stays: the comparator is the next match. */
 	rig_run(11 * NS_PER_MS, NS_PER_SEC);
 	assert_int_equal(rig.q.rises[20], 13);
+	rig_run(10 * NS_PER_MS, 10000);
+	assert_int_equal(rig.q.rises[20], 22);
+	/* The guest does not accept them. */
+	rig.q.edge = IRQ_EDGE_MERGED;
+	rig_run(10 * NS_PER_MS, 10000);
+	assert_int_equal(rig.q.rises[20], 22);
+	rig.q.edge = IRQ_EDGE_TAKEN;
+	rig_run(10 * NS_PER_MS, 10000);
+	assert_int_equal(rig.q.rises[20], 32);
 	assert_int_equal((rd(0x108) - 500 - 100000) % 200000, 0);
 	assert_true(rd(0x108) > rd(0xf0));
 	/* A period of a tick does not keep the loop busy. */
@@ -177,6 +186,30 @@ static void test_periodic(void **state)
 	unsigned before = rig.q.rises[20];
 	rig_run(10 * NS_PER_MS, 1000);
 	assert_in_range(rig.q.rises[20] - before, 100, 202);
+}
+
+/* Level-triggered, the status bit is what waits. */
+static void test_periodic_level(void **state)
+{
+	unsigned n = 0;
+
+	wr(0x10, 1);
+	wr(0x100, 20 << 9 | 2 | 4 | 8 | 0x40);
+	wr(0x108, rd(0xf0) + 100000);
+	wr(0x108, 100000);
+	/* 1 ms each: ten are late by the host, ten by the guest, ten on time. */
+	rig_run(10500 * NS_PER_US, NS_PER_SEC);
+	rig_run(10 * NS_PER_MS, 10000);
+	for (unsigned i = 0; i < 1000; i++) {
+		rig_run(10 * NS_PER_US, 10000);
+		if (rig.q.level[20]) {
+			assert_int_equal(rd(0x20), 1);
+			wr(0x20, 1);
+			n++;
+		}
+		assert_false(rig.q.level[20]);
+	}
+	assert_int_equal(n, 30);
 }
 
 static void test_32bit(void **state)
@@ -267,8 +300,9 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_capabilities), T(test_counter),  T(test_one_shot_edge),
-		T(test_level),        T(test_periodic), T(test_32bit),
-		T(test_message),      T(test_legacy),   T(test_reload),
+		T(test_level),        T(test_periodic), T(test_periodic_level),
+		T(test_32bit),        T(test_message),  T(test_legacy),
+		T(test_reload),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -321,18 +321,59 @@ static void test_interrupts(void **state)
 	assert_int_equal(rig.q.rises[0], before);
 }
 
-static void test_late_edges_are_one(void **state)
+static void test_late_edges_follow(void **state)
 {
 	control(0, 3, 2, 0);
 	load(0, 11932);
 	unsigned before = rig.q.rises[0];
-	/* The loop sleeps for 50 periods, the phase stays. */
+	/* The loop sleeps for 50 periods of 10 ms; they follow, at most four to a period. */
 	rig_run(505 * NS_PER_MS, NS_PER_SEC);
 	assert_int_equal(rig.q.rises[0] - before, 1);
-	rig_run(4 * NS_PER_MS, NS_PER_MS);
+	rig_run(10 * NS_PER_MS, NS_PER_MS / 10);
+	assert_in_range(rig.q.rises[0] - before, 4, 6);
+	rig_run(200 * NS_PER_MS, NS_PER_MS / 10);
+	assert_int_equal(rig.q.rises[0] - before, 71);
+	/* On time again. */
+	rig_run(100 * NS_PER_MS, NS_PER_MS / 10);
+	assert_int_equal(rig.q.rises[0] - before, 81);
+	/* Ten seconds' at most. */
+	rig_run(100 * NS_PER_SEC, 1000 * NS_PER_SEC);
+	rig_run(20 * NS_PER_SEC, NS_PER_MS);
+	assert_in_range(rig.q.rises[0] - before, 81 + 2998, 81 + 3002);
+}
+
+static void test_edges_wait_for_the_guest(void **state)
+{
+	control(0, 3, 2, 0);
+	load(0, 11932);
+	unsigned before = rig.q.rises[0];
+	rig_run(15 * NS_PER_MS, NS_PER_MS / 10);
 	assert_int_equal(rig.q.rises[0] - before, 1);
-	rig_run(2 * NS_PER_MS, NS_PER_MS);
-	assert_int_equal(rig.q.rises[0] - before, 2);
+	/* It does not accept the first one for 10 periods, and travels. */
+	rig.q.edge = IRQ_EDGE_MERGED;
+	rig_run(100 * NS_PER_MS, NS_PER_MS / 10);
+	assert_int_equal(rig.q.rises[0] - before, 1);
+	rig_reload(make);
+	rig.q.edge = IRQ_EDGE_TAKEN;
+	before = rig.q.rises[0];
+	rig_run(100 * NS_PER_MS, NS_PER_MS / 10);
+	assert_int_equal(rig.q.rises[0] - before, 20);
+	/* Masked, it does not listen. */
+	rig.q.edge = IRQ_EDGE_UNHEARD;
+	rig_run(100 * NS_PER_MS, NS_PER_MS / 10);
+	rig.q.edge = IRQ_EDGE_TAKEN;
+	before = rig.q.rises[0];
+	rig_run(100 * NS_PER_MS, NS_PER_MS / 10);
+	assert_int_equal(rig.q.rises[0] - before, 10);
+	/* Nor does it want those of another count. */
+	rig.q.edge = IRQ_EDGE_MERGED;
+	rig_run(100 * NS_PER_MS, NS_PER_MS / 10);
+	control(0, 3, 2, 0);
+	load(0, 11932);
+	rig.q.edge = IRQ_EDGE_TAKEN;
+	before = rig.q.rises[0];
+	rig_run(95 * NS_PER_MS, NS_PER_MS / 10);
+	assert_int_equal(rig.q.rises[0] - before, 9);
 }
 
 static void test_port61(void **state)
@@ -418,7 +459,8 @@ int main(void)
 		T(test_bcd),
 		T(test_access_modes),
 		T(test_interrupts),
-		T(test_late_edges_are_one),
+		T(test_late_edges_follow),
+		T(test_edges_wait_for_the_guest),
 		T(test_port61),
 		T(test_pause_and_reload),
 		T(test_reload_after_years),

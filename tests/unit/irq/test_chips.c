@@ -284,6 +284,49 @@ static void test_msi(void **state)
 	assert_int_equal(rig_take(0), 0x75);
 }
 
+/* What an edge would become, by either way and both. */
+static void test_edge_query(void **state)
+{
+	struct irq_line pit = { .irqs = irq_chips_irqs(rig.c), .gsi = 0 };
+	struct irq_line rtc = { .irqs = irq_chips_irqs(rig.c), .gsi = 8 };
+
+	/* All masked in the I/O APIC; the 8259s' masks are open, and LINT0 of CPU 0. */
+	rig_pic_setup(1);
+	assert_int_equal(irq_line_edge(&pit), IRQ_EDGE_TAKEN);
+	irq_line_pulse(&pit);
+	assert_int_equal(irq_line_edge(&pit), IRQ_EDGE_MERGED);
+	assert_int_equal(irq_line_edge(&rtc), IRQ_EDGE_TAKEN);
+	assert_int_equal(irq_chips_inta(rig.c), 0x20);
+	assert_int_equal(irq_line_edge(&pit), IRQ_EDGE_TAKEN);
+	/* The slave's input, and the cascade. */
+	bus_write(&rig.pio, 0x21, 1, 1 << 2);
+	assert_int_equal(irq_line_edge(&rtc), IRQ_EDGE_UNHEARD);
+	bus_write(&rig.pio, 0x21, 1, 1);
+	assert_int_equal(irq_line_edge(&rtc), IRQ_EDGE_TAKEN);
+	assert_int_equal(irq_line_edge(&pit), IRQ_EDGE_UNHEARD);
+	bus_write(&rig.pio, 0xa1, 1, 1);
+	assert_int_equal(irq_line_edge(&rtc), IRQ_EDGE_UNHEARD);
+	bus_write(&rig.pio, 0x21, 1, 0);
+	/* Nobody takes INTR. */
+	lapic_write(&rig.l[0], 0x350, MASKED);
+	assert_int_equal(irq_line_edge(&pit), IRQ_EDGE_UNHEARD);
+	/* The I/O APIC. */
+	rig_ioapic(2, dest(1) | 0x55);
+	assert_int_equal(irq_line_edge(&pit), IRQ_EDGE_TAKEN);
+	irq_line_pulse(&pit);
+	assert_int_equal(irq_line_edge(&pit), IRQ_EDGE_MERGED);
+	assert_int_equal(rig_take(1), 0x55);
+	assert_int_equal(irq_line_edge(&pit), IRQ_EDGE_TAKEN);
+	/* One of two has it waiting. */
+	irq_msi(pit.irqs, 0xfee00000 | 1 << 12, 0x56);
+	assert_int_equal(irq_msi_edge(pit.irqs, 0xfee00000 | 1 << 12, 0x56), IRQ_EDGE_MERGED);
+	assert_int_equal(irq_msi_edge(pit.irqs, 0xfee00000 | 3 << 12 | 4, 0x56), IRQ_EDGE_TAKEN);
+	irq_msi(pit.irqs, 0xfee00000, 0x56);
+	assert_int_equal(irq_msi_edge(pit.irqs, 0xfee00000 | 3 << 12 | 4, 0x56), IRQ_EDGE_MERGED);
+	/* Nobody there. */
+	assert_int_equal(irq_msi_edge(pit.irqs, 0xfee00000 | 9 << 12, 0x56), IRQ_EDGE_UNHEARD);
+}
+
 static void test_virtual_wire(void **state)
 {
 	struct irq_line kbd = { .irqs = irq_chips_irqs(rig.c), .gsi = IRQ_GSI_KBD };
@@ -459,6 +502,7 @@ int main(void)
 		T(test_line_race),
 		T(test_isa_lines),
 		T(test_msi),
+		T(test_edge_query),
 		T(test_virtual_wire),
 		T(test_save_load),
 		T(test_split),

@@ -508,11 +508,35 @@ static void test_timer_periodic(void **state)
 	assert_int_equal(n, 10);
 	rig_until(t0 + 10250000);
 	assert_int_equal(rd(0x390), 750000);
-	/* Late: periods that passed are one interrupt, and the phase stays. */
+	/* Late: the others follow as they are accepted, four to a period; the phase stays. */
 	rig_now = t0 + 15500000;
 	rig_until(rig_now);
 	assert_int_equal(rig_take(0), 0x40);
-	assert_int_equal(rig.deadline[0], t0 + 16000000);
+	rig_eoi(0);
+	assert_int_equal(rig_take(0), -1);
+	assert_int_equal(rig.deadline[0], t0 + 15750000);
+	rig_until(t0 + 15750000);
+	assert_int_equal(rig_take(0), 0x40);
+	rig_eoi(0);
+	/* Not accepted for two periods, it waits. */
+	rig_until(t0 + 17800000);
+	assert_int_equal(rig_take(0), 0x40);
+	rig_eoi(0);
+	for (n = 13; rig_now < t0 + 20 * NS_PER_MS;) {
+		rig_until(rig_now + 100000);
+		if (rig_take(0) == 0x40)
+			n++;
+		rig_eoi(0);
+	}
+	assert_int_equal(n, 20);
+	/* A second's at most. */
+	rig_now = t0 + 5020 * NS_PER_MS;
+	rig_until(rig_now);
+	assert_int_equal(rig.l[0].timer_owed, 1000);
+	wr(0x380, 1000000);
+	assert_int_equal(rig.l[0].timer_owed, 0);
+	assert_int_equal(rig_take(0), 0x40);
+	rig_eoi(0);
 	/* A period of a nanosecond does not keep the host busy. */
 	wr(0x380, 1);
 	t0 = rig_now;
