@@ -12,38 +12,13 @@
 
 struct jcold *jt_cold(struct jt *t, enum jcold_kind kind, uint8_t *from, uint32_t arg)
 {
-	BUG_ON(t->ncold == JT_COLDS);
-	t->cold[t->ncold] = (struct jcold){ .kind = kind, .from = from, .arg = arg };
-	return &t->cold[t->ncold++];
-}
+	struct jcold *c = &t->cold[t->ncold++];
 
-void jt_flags_mem(struct jt *t)
-{
-	if (t->fl_mem)
-		return;
-	BUG_ON(!t->fl_host);
-	jt_mark(t, PPART_SAVE_FLAGS, t->at);
-	jit_emit_save_flags(&t->b);
-	jt_mark(t, PPART_BODY, t->at);
-	jt_clobber(t, HR_T1);
-	t->fl_mem = true;
-}
-
-void jt_flags_host_by(struct jt *t, unsigned scratch)
-{
-	if (t->fl_host)
-		return;
-	BUG_ON(!t->fl_mem);
-	jt_mark(t, PPART_LOAD_FLAGS, t->at);
-	jit_emit_load_flags(&t->b, scratch);
-	jt_mark(t, PPART_BODY, t->at);
-	jt_clobber(t, scratch);
-	t->fl_host = true;
-}
-
-void jt_flags_host(struct jt *t)
-{
-	jt_flags_host_by(t, HR_T1);
+	BUG_ON(t->ncold > JT_COLDS);
+	*c = (struct jcold){ .kind = kind, .from = from, .arg = arg };
+	if (t->fl_lazy && !t->fl_mem && t->live_in && kind <= JCOLD_INTERP)
+		c->recipe = jt_recipe(t, t->at);
+	return c;
 }
 
 void jt_fault(struct jt *t, unsigned k)
@@ -74,10 +49,10 @@ static void exit_here(struct jt *t, uint32_t exit)
 	/* Where a dead block's way out is written (jit_kill()), no slot may be. */
 	while (t->b.p < entry + JIT_KILL_BYTES)
 		e1(&t->b, 0x90);
-	x->slot = t->b.p;
+	x->slot = (uint32_t)(t->b.p - t->j->rw);
 	jt_mark(t, PPART_EXIT, x->desc >> 4 & 63);
 	jit_exit_write(t->c, exit, 0);
-	t->b.p = x->slot + jit_slot_size(x);
+	t->b.p += jit_slot_size(x);
 }
 
 void jt_exit(struct jt *t, unsigned k, int64_t target, uint8_t *from)
@@ -93,8 +68,10 @@ void jt_exit(struct jt *t, unsigned k, int64_t target, uint8_t *from)
 		.mode = t->mode & ~(uint32_t)JM_SINGLE,
 		.units = t->units,
 		.unsaved = !t->fl_mem,
+		.save = t->fl_mem ? 0 : jt_recipe(t, k + 1),
 		.back = target <= at || insn_forms[t->insn[k].form].sop == SOP_CALL,
 	};
+	BUG_ON(!t->fl_mem && !t->fl_host && !j->exit[n].save);
 	if (from)
 		jt_cold(t, JCOLD_EXIT, from, n);
 	else
@@ -144,10 +121,17 @@ uint32_t jt_exit_single(struct jt *t, unsigned k)
 
 /* ---- cold parts ---- */
 
+static void cold_flags(struct jt *t, const struct jcold *k)
+{
+	if (k->recipe)
+		e_call(&t->b, t->recipe[k->recipe - 1].code);
+}
+
 static void cold_fill(struct jt *t, const struct jcold *k)
 {
 	/* xor r10, [r11 + tags]: the address again */
 	e_env_r11(&t->b, 1, 0x33, HR_T0, k->tags);
+	cold_flags(t, k);
 	e_mov_imm(&t->b, HR_T1, k->arg);
 	e_call(&t->b, t->j->rw + (k->kind == JCOLD_FILL_R ? t->j->fill_r : t->j->fill_w));
 	e_jmp(&t->b, k->back);
@@ -159,6 +143,7 @@ static void cold_group(struct jt *t, const struct jcold *k)
 	const struct soft_jit *j = t->j;
 
 	e_env_r11(&t->b, 1, 0x33, HR_T0, k->tags);
+	cold_flags(t, k);
 	e_mov_imm(&t->b, HR_T1, k->arg);
 	e_call(&t->b, j->rw + (k->kind == JCOLD_GROUP_R ? j->fill_group_r : j->fill_group_w));
 	e_jcc(&t->b, E_CC_NZ, k->back);
@@ -183,6 +168,7 @@ static void cold_emit(struct jt *t, const struct jcold *k)
 		break;
 	case JCOLD_INTERP:
 		jt_mark(t, PPART_INTERP, k->arg >> 4 & 63);
+		cold_flags(t, k);
 		e_mov_imm(&t->b, HR_T1, k->arg);
 		e_jmp(&t->b, j->rw + j->exit_interp);
 		break;
@@ -198,6 +184,7 @@ static void cold_emit(struct jt *t, const struct jcold *k)
 	case JCOLD_RET:
 		jt_mark(t, PPART_EXIT, k->arg >> 4 & 63);
 		/* mov r11d, desc; ret */
+		cold_flags(t, k);
 		e_mov_imm(&t->b, HR_T1, k->arg);
 		e1(&t->b, 0xc3);
 		break;
@@ -294,6 +281,8 @@ static void block_units(struct jt *t)
 
 static void block_emit(struct jt *t)
 {
+	uint32_t first = t->j->nexit;
+
 	t->fl_host = false;
 	t->fl_mem = t->live_in;
 	jt_mark(t, PPART_ENTRY, 0);
@@ -307,6 +296,16 @@ static void block_emit(struct jt *t)
 	jt_sp(t);
 	if (!t->ended)
 		jt_exit(t, t->n - 1, jt_next(t, t->n - 1), NULL);
+	jt_recipes(t);
+	/* What saves their flags has a place now. */
+	for (uint32_t n = first; n < t->j->nexit; n++) {
+		struct jexit *x = &t->j->exit[n];
+
+		if (x->save)
+			x->save = (uint32_t)(t->recipe[x->save - 1].code - t->j->rw);
+		if (x->save && x->slot)
+			jit_exit_write(t->c, n, 0);
+	}
 	for (unsigned k = 0; k < t->ncold; k++)
 		cold_emit(t, &t->cold[k]);
 }

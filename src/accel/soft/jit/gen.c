@@ -522,8 +522,7 @@ static struct jmem gen_mem(struct jt *t, unsigned k)
 
 	if (a->kind == JACC_NEXT)
 		return gen_shared(t, a);
-	if (t->live_in)
-		jt_flags_mem(t);
+	jt_flags_keep(t);
 	if (a->kind == JACC_FIRST) {
 		struct insn first = *i;
 
@@ -727,7 +726,7 @@ static void gen_copy(struct jt *t, unsigned k)
 	const unsigned free[] = { m.scratch, HR_T0 };
 	struct scratches s = gen_scratches(&r, free, mem ? 1 : 2);
 	/* It reads flags, or leaves some alone that are still wanted. */
-	if (reads || (writes && t->live[k] & ~kill))
+	if (reads || (writes && t->live[k] & ~kill) || (may_fault(i) && t->live_in && !t->fl_mem))
 		jt_flags_host_by(t, m.scratch);
 	/* One scratch register for both. */
 	if (s.rm && s.rm == s.reg)
@@ -758,10 +757,8 @@ static void gen_copy(struct jt *t, unsigned k)
 	opreg_store(t, &r.rm, s.rm);
 	opreg_store(t, &r.vvvv, s.vvvv);
 	opreg_store(t, &r.reg, s.reg);
-	if (writes) {
-		t->fl_host = true;
-		t->fl_mem = false;
-	}
+	if (writes)
+		jt_flags_written(t);
 }
 
 /* ---- forms that are not encoded as they were ---- */
@@ -837,8 +834,7 @@ static void gen_plus_r(struct jt *t, unsigned k)
 	case SOP_INC:
 	case SOP_DEC:
 		e_rr(b, w, 0xff, f->sop == SOP_DEC, r);
-		t->fl_host = true;
-		t->fl_mem = false;
+		jt_flags_written(t);
 		break;
 	case SOP_XCHG:
 		e_rr(b, w, 0x87, X86_RAX, r);
@@ -923,8 +919,7 @@ static void gen_bit_string(struct jt *t, unsigned k)
 	if (i->flags & INSN_LOCK)
 		e1(b, 0xf0);
 	e_rm(b, w, 0x0f00 | i->opcode, HR_T1, HR_T0, -1, 0, 0);
-	t->fl_host = true;
-	t->fl_mem = false;
+	jt_flags_written(t);
 }
 
 /* ---- strings ---- */
@@ -955,8 +950,7 @@ static struct jmem gen_stack(struct jt *t, unsigned k, unsigned base, int disp, 
 
 	if (a->kind == JACC_NEXT)
 		return gen_shared(t, a);
-	if (t->live_in)
-		jt_flags_mem(t);
+	jt_flags_keep(t);
 	if (a->kind == JACC_FIRST) {
 		if (t->is64)
 			return gen_group(t, k, a, (int)base, disp - a->off);
@@ -1285,8 +1279,6 @@ static void gen_call(struct jt *t, unsigned k)
 	e_env(b, 1, 0x8b, m.scratch, JOFF(jit_page));
 	e_rm(b, t->is64, 0x8d, m.scratch, (int)m.scratch, -1, 0, (int32_t)jt_next(t, k));
 	e_mem(b, t->is64, 0x89, m.scratch, &m);
-	gen_sp_add(t, -word(t));
-	jt_sp(t);
 	if (!ac) {
 		/* push scratch */
 		e1(b, 0x41);
@@ -1296,6 +1288,8 @@ static void gen_call(struct jt *t, unsigned k)
 		jt_flags_mem(t);
 		e_env(b, 1, 0x8b, HR_T0, JOFF(jit_tmp[1]));
 	}
+	gen_sp_add(t, -word(t));
+	jt_sp(t);
 	t->ended = true;
 	if (ac && direct) {
 		jt_exit(t, k, branch_target(t, k), NULL);
@@ -1317,10 +1311,12 @@ static void gen_ret(struct jt *t, unsigned k)
 
 	struct jmem m = gen_stack(t, k, HR_SP, 0, false);
 	e_mem(&t->b, t->is64, 0x8b, HR_T0, &m);
+	unsigned recipe = jit_is_ac(t->mode) || t->fl_mem ? 0 : jt_recipe(t, k + 1);
+	/* By r11 alone. */
+	if (!recipe)
+		jt_flags_mem(t);
 	gen_sp_add(t, word(t) + drop);
 	jt_sp(t);
-	/* By r11 alone. */
-	jt_flags_mem(t);
 	if (jit_is_ac(t->mode)) {
 		gen_indirect(t, k);
 		return;
@@ -1328,7 +1324,7 @@ static void gen_ret(struct jt *t, unsigned k)
 	/* lea r11, [rip + ..]; ret */
 	E_STR(&t->b, "\x4c\x8d\x1d");
 	e4(&t->b, 0);
-	jt_cold(t, JCOLD_RET, t->b.p - 4, jit_desc(t->block, k, 0));
+	jt_cold(t, JCOLD_RET, t->b.p - 4, jit_desc(t->block, k, 0))->recipe = recipe;
 	e1(&t->b, 0xc3);
 	t->ended = true;
 }
@@ -1408,7 +1404,17 @@ static void gen_flow(struct jt *t, unsigned k)
 	}
 }
 
-void jit_gen(struct jt *t, unsigned k)
+/* The instruction, which only reads, with the registers that it has in the guest. */
+void jit_again(struct jt *t, const struct insn *i)
+{
+	struct opregs r = opregs(i);
+	unsigned reg = r.reg.used ? opreg_number(&r.reg, 0) : r.raw_reg;
+	unsigned rm = r.rm.used ? opreg_number(&r.rm, 0) : r.raw_rm;
+
+	gen_encode(t, i, &r, reg, rm, 0, NULL);
+}
+
+static void gen(struct jt *t, unsigned k)
 {
 	const struct insn *i = &t->insn[k];
 	const struct insn_form *f = &insn_forms[i->form];
@@ -1469,4 +1475,11 @@ void jit_gen(struct jt *t, unsigned k)
 		gen_moffs(t, k);
 	else
 		gen_copy(t, k);
+}
+
+void jit_gen(struct jt *t, unsigned k)
+{
+	jt_flags_before(t);
+	gen(t, k);
+	jt_flags_after(t);
 }

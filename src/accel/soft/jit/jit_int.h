@@ -135,8 +135,9 @@ struct jblock {
 struct jexit {
 	/* Target from the beginning of the block's page. */
 	int64_t target;
-	/* The code that is written anew as the exit is linked and unlinked. */
-	uint8_t *slot;
+	/* The code that is written anew as the exit is linked and unlinked; what puts the flags
+	 * into scpu.fl, 0: they are in RFLAGS. */
+	uint32_t slot, save;
 	uint32_t from, to;
 	/* In which it goes on. */
 	uint32_t mode;
@@ -146,7 +147,7 @@ struct jexit {
 	uint32_t next_in;
 	/* Units that hold the guest's registers here. */
 	uint8_t units;
-	/* The flags are in RFLAGS only. */
+	/* The flags are not in scpu.fl. */
 	bool unsaved;
 	/* The target lies behind, or a call's anywhere: the loop that this may close looks at
 	 * exit_req here. */
@@ -304,6 +305,34 @@ struct jcold {
 	uint32_t arg, exit;
 	/* Offset of the tags that were compared with. */
 	uint32_t tags;
+	/* How the flags come to scpu.fl (jt.recipe[], from 1), 0: they are there. */
+	unsigned recipe;
+};
+
+/* How the flags that were written by an instruction can be had again: flags.c. */
+struct jrecipe {
+	enum {
+		/* Those of 0. */
+		JRE_ZERO,
+		/* It is done again; its result, d, is tested. */
+		JRE_AGAIN,
+		JRE_RESULT,
+		/* d was added to, or subtracted from: an immediate, register s. */
+		JRE_ADD_IMM,
+		JRE_SUB_IMM,
+		JRE_ADD,
+		JRE_SUB,
+	} kind;
+	/* The instruction. */
+	uint8_t at;
+	uint8_t d, s;
+	/* Registers that have to be what they were. */
+	uint16_t takes;
+	int32_t imm;
+	/* By how much the stack pointer moved since, when it takes that. */
+	int sp;
+	/* The stub. */
+	const uint8_t *code;
 };
 
 /* What the look-up of a memory access is. */
@@ -333,6 +362,8 @@ enum {
 
 enum {
 	JT_COLDS = 4 * SOFT_BLOCK_MAX + 8,
+	/* One for each place between two instructions. */
+	JT_RECIPES = SOFT_BLOCK_MAX + 1,
 	/* struct jaccess by what is accessed. */
 	JACC_MEM = 0,
 	JACC_STACK = 1,
@@ -355,7 +386,9 @@ struct jt {
 	uint16_t live[SOFT_BLOCK_MAX];
 	/* Flags live before the current one. */
 	unsigned live_in;
-	bool fl_host, fl_mem;
+	bool fl_host, fl_mem, fl_lazy;
+	unsigned nrecipe;
+	struct jrecipe recipe[JT_RECIPES];
 	/* JT_VEC, JT_X87 */
 	uint8_t units;
 	/* The current one. */
@@ -374,6 +407,26 @@ struct jt {
 	struct jcold cold[JT_COLDS];
 };
 
+/* ---- flags.c ---- */
+
+/* General registers that it writes, but for the stack's pointer as it moves. */
+unsigned jit_written(const struct insn *i);
+/* The flags are in scpu.fl; in RFLAGS: before the current instruction does anything. */
+void jt_flags_mem(struct jt *t);
+void jt_flags_host(struct jt *t);
+void jt_flags_host_by(struct jt *t, unsigned scratch);
+/* RFLAGS will be destroyed by the current instruction's look-up. */
+void jt_flags_keep(struct jt *t);
+/* The instruction has written all that is of use. */
+void jt_flags_written(struct jt *t);
+/* Around each instruction. */
+void jt_flags_before(struct jt *t);
+void jt_flags_after(struct jt *t);
+/* How those before instruction k can be had again: jt.recipe[], from 1; 0: not. */
+unsigned jt_recipe(struct jt *t, unsigned k);
+/* The stubs of all. */
+void jt_recipes(struct jt *t);
+
 /* plan.c: which accesses of the block share a look-up. */
 void jit_plan(struct jt *t);
 
@@ -381,6 +434,7 @@ void jit_plan(struct jt *t);
 bool jit_can(const struct jt *t, const struct insn *i);
 /* Does its code change the host's flags where the instruction itself does not? */
 void jit_gen(struct jt *t, unsigned k);
+void jit_again(struct jt *t, const struct insn *i);
 bool jit_uses_vec(const struct insn *i);
 bool jit_uses_x87(const struct insn *i);
 
@@ -396,10 +450,6 @@ void jt_sp(struct jt *t);
 
 /* block.c */
 struct jcold *jt_cold(struct jt *t, enum jcold_kind kind, uint8_t *from, uint32_t arg);
-/* The flags are in scpu.fl; in RFLAGS. */
-void jt_flags_mem(struct jt *t);
-void jt_flags_host(struct jt *t);
-void jt_flags_host_by(struct jt *t, unsigned scratch);
 /* Scratch register r was changed. */
 static inline void jt_clobber(struct jt *t, unsigned r)
 {

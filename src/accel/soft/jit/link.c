@@ -25,6 +25,7 @@ enum {
 	/* Bytes of what jit_exit_write() writes at most: the flags saved; a question to C; a jump;
 	 * a look at exit_req before; a way to another page. */
 	SLOT_SAVE = 18,
+	SLOT_SAVE_CALL = 5,
 	SLOT_ASK = 11,
 	SLOT_JMP = 5,
 	SLOT_BACK = 15,
@@ -40,13 +41,21 @@ static bool exit_near(const struct jexit *x)
 
 unsigned jit_slot_size(const struct jexit *x)
 {
-	unsigned save = x->unsaved ? SLOT_SAVE : 0;
+	unsigned save = x->save ? SLOT_SAVE_CALL : x->unsaved ? SLOT_SAVE : 0;
 
 	if (x->landing)
 		return SLOT_LANDING + SLOT_ASK;
 	if (!exit_near(x))
 		return save + SLOT_FAR;
 	return save + SLOT_ASK + (x->back ? SLOT_BACK + SLOT_JMP : 0);
+}
+
+static void slot_save(const struct soft_jit *j, struct jbuf *b, const struct jexit *x)
+{
+	if (x->save)
+		e_call(b, j->rw + x->save);
+	else
+		jit_emit_save_flags(b);
 }
 
 /* To C, to be linked. */
@@ -69,7 +78,7 @@ static void slot_near(const struct soft_jit *j, struct jbuf *b, uint32_t exit,
 	uint8_t *ask = NULL;
 
 	if (x->unsaved && to->needs_flags)
-		jit_emit_save_flags(b);
+		slot_save(j, b, x);
 	if (x->back) {
 		/* cmp dword [exit_req], 0; jne ask */
 		e_env(b, 0, 0x83, 7, JOFF(exit_req));
@@ -109,8 +118,8 @@ static void slot_far(const struct scpu *c, struct jbuf *b, uint32_t exit, const 
 	const struct jexit *x = &j->exit[exit];
 	bool is64 = to->mode & JM_64;
 
-	if (x->unsaved)
-		jit_emit_save_flags(b);
+	if (x->unsaved && (to->needs_flags || !x->save))
+		slot_save(j, b, x);
 	/* cmp dword [jit_id], id; jne other */
 	e_env(b, 0, 0x81, 7, JOFF(jit_id));
 	e4(b, j->last_id);
@@ -120,6 +129,8 @@ static void slot_far(const struct scpu *c, struct jbuf *b, uint32_t exit, const 
 	e4(b, (uint32_t)(x->target & ~0xfffll));
 	e_jmp(b, slot_entry(x, to));
 	e_patch(stale, b->p);
+	if (x->save && !to->needs_flags)
+		slot_save(j, b, x);
 	e_mov_imm(b, HR_T1, exit);
 	e_jmp(b, j->rw + j->stale[is64][jit_is_ac(x->mode)]);
 }
@@ -128,20 +139,20 @@ void jit_exit_write(struct scpu *c, uint32_t exit, uint32_t to)
 {
 	struct soft_jit *j = c->jit;
 	const struct jexit *x = &j->exit[exit];
-	struct jbuf b = { x->slot, jit_env(c) };
+	struct jbuf b = { j->rw + x->slot, jit_env(c) };
 
 	if (x->landing) {
 		slot_landing(j, &b, exit, to ? &j->block[to] : NULL);
 	} else if (!to) {
 		if (x->unsaved)
-			jit_emit_save_flags(&b);
+			slot_save(j, &b, x);
 		slot_ask(j, &b, exit);
 	} else if (exit_near(x)) {
 		slot_near(j, &b, exit, &j->block[to]);
 	} else {
 		slot_far(c, &b, exit, &j->block[to]);
 	}
-	BUG_ON(b.p > x->slot + jit_slot_size(x));
+	BUG_ON(b.p > j->rw + x->slot + jit_slot_size(x));
 }
 
 /* Take it out of its target's list. */

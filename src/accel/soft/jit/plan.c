@@ -135,41 +135,6 @@ static void add_mem(struct plan *p, unsigned k)
 
 /* ---- registers ---- */
 
-static unsigned written(const struct insn *i)
-{
-	const struct insn_form *f = &insn_forms[i->form];
-	unsigned w = f->gpr_w;
-
-	for (unsigned n = 0; n < INSN_OPNDS; n++) {
-		if (!(f->opnd[n].access & INSA_W))
-			continue;
-		switch (f->opnd[n].kind) {
-		case OPND_REG:
-			w |= 1u << i->reg;
-			break;
-		case OPND_RM:
-			if (!(i->flags & INSN_MEM))
-				w |= 1u << i->rm;
-			break;
-		case OPND_GPR_VVVV:
-			w |= 1u << i->vvvv;
-			break;
-		case OPND_ACC:
-			w |= 1u << X86_RAX;
-			break;
-		case OPND_DX:
-			w |= 1u << X86_RDX;
-			break;
-		case OPND_CL:
-			w |= 1u << X86_RCX;
-			break;
-		default:
-			break;
-		}
-	}
-	return w;
-}
-
 /* ADD, SUB, INC, DEC, LEA, MOV: does it make a register a constant away from another? */
 static bool step_const(struct plan *p, const struct insn *i)
 {
@@ -211,7 +176,7 @@ static bool step_const(struct plan *p, const struct insn *i)
 
 static void set_written(struct plan *p, const struct insn *i)
 {
-	for (unsigned w = written(i); w; w &= w - 1)
+	for (unsigned w = jit_written(i); w; w &= w - 1)
 		set_unknown(p, (unsigned)__builtin_ctz(w));
 }
 
