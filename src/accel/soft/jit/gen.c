@@ -1054,6 +1054,7 @@ static void gen_leave(struct jt *t, unsigned k)
 	struct jmem m = gen_stack(t, k, X86_RBP, 0, false);
 
 	/* The new frame last: the address is by the old one. */
+	t->sp_add = 0;
 	e_rm(&t->b, t->is64, 0x8d, HR_SP, X86_RBP, -1, 0, word(t));
 	e_mem(&t->b, t->is64, 0x8b, X86_RBP, &m);
 }
