@@ -52,3 +52,18 @@ enum irq_edge irq_msi_edge(struct irqs *q, uint64_t addr, uint32_t data)
 {
 	return q->ops->msi_edge ? q->ops->msi_edge(q, addr, data) : IRQ_EDGE_TAKEN;
 }
+
+void irq_waiter_add(struct irqs *q, struct irq_waiter *w)
+{
+	w->next = q->waiters;
+	q->waiters = w;
+}
+
+void irq_waiter_del(struct irqs *q, struct irq_waiter *w)
+{
+	for (struct irq_waiter **p = &q->waiters; *p; p = &(*p)->next)
+		if (*p == w) {
+			*p = w->next;
+			return;
+		}
+}

@@ -8,7 +8,8 @@
  * Threads: everything here from any thread; nothing blocks.
  *
  * Timers whose interrupts guests count (PIT, RTC, HPET) must not have two of them become one where
- * the host was late; so they may ask what an edge would do now, and keep it for later.
+ * the host was late; so they may ask what an edge would do now, and keep it until the guest
+ * accepted another interrupt.
  */
 #pragma once
 
@@ -46,12 +47,23 @@ struct irq_ops {
 	enum irq_edge (*msi_edge)(struct irqs *q, uint64_t addr, uint32_t data);
 };
 
+/* Somebody who waits for the guest to accept an interrupt. */
+struct irq_waiter {
+	/* Called on a vCPU's thread, with nothing locked, while `on`: it accepted one. */
+	void (*fn)(struct irq_waiter *w);
+	/* Atomic. */
+	bool on;
+	struct irq_waiter *next;
+};
+
 struct irqs {
 	const struct irq_ops *ops;
 	/* Inputs now high, one bit each: what a level-triggered line saw last.  Atomic. */
 	uint32_t level;
 	/* Lines shared by several devices: how many hold each high.  Atomic. */
 	uint16_t holders[IRQ_GSIS];
+	/* Changes while no vCPU runs. */
+	struct irq_waiter *waiters;
 };
 
 /* One input of the board, as a device holds it.  Shared lines are or-ed. */
@@ -76,3 +88,20 @@ void irq_msi(struct irqs *q, uint64_t addr, uint32_t data);
  * raises the same. */
 enum irq_edge irq_line_edge(const struct irq_line *l);
 enum irq_edge irq_msi_edge(struct irqs *q, uint64_t addr, uint32_t data);
+
+/* While no vCPU runs. */
+void irq_waiter_add(struct irqs *q, struct irq_waiter *w);
+void irq_waiter_del(struct irqs *q, struct irq_waiter *w);
+
+static inline void irq_waiter_set(struct irq_waiter *w, bool on)
+{
+	__atomic_store_n(&w->on, on, __ATOMIC_SEQ_CST);
+}
+
+/* From a vCPU: the guest accepted an interrupt.  Chips in the kernel do not tell. */
+static inline void irq_accepted(struct irqs *q)
+{
+	for (struct irq_waiter *w = q->waiters; w; w = w->next)
+		if (__atomic_load_n(&w->on, __ATOMIC_SEQ_CST))
+			w->fn(w);
+}

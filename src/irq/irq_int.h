@@ -128,6 +128,8 @@ void lapic_timer_set_lvt(struct lapic *l, uint32_t v);
 void lapic_timer_set_deadline(struct lapic *l, uint64_t tsc);
 uint64_t lapic_timer_deadline(const struct lapic *l);
 void lapic_timer_off(struct lapic *l);
+/* The guest accepted an interrupt, and timer_owed is not 0. */
+void lapic_timer_accepted(struct lapic *l);
 /* From a current count and a TSC deadline, after a load. */
 void lapic_timer_restore(struct lapic *l, uint32_t count, uint64_t deadline);
 

@@ -282,6 +282,9 @@ static void lapic_eoi(struct lapic *l)
 	vec_clear(l->isr, (unsigned)v);
 	if (lapic_peek(&l->tmr[v / 32]) & BIT(v % 32) && !(l->svr & LAPIC_SVR_NO_EOI_BROADCAST))
 		irq_chips_eoi(l->chips, (uint8_t)v);
+	if (l->timer_owed)
+		lapic_timer_accepted(l);
+	irq_accepted(irq_chips_irqs(l->chips));
 	lapic_recheck(l);
 }
 

@@ -7,7 +7,7 @@
  *
  * Guests count a periodic timer's interrupts.  Where the host was late several periods are over at
  * once, or one is over while the interrupt of another waits; these are owed, and follow as fast as
- * the guest accepts them, four to a period at most.  What is older than TIMER_OWED_NS is given up:
+ * the guest accepts them.  What is older than TIMER_OWED_NS is given up:
  * a VM that was paused would get an hour's.
  *
  * A guest can ask for periods of a nanosecond; wake-ups are TIMER_MIN_NS apart at least, and
@@ -133,6 +133,12 @@ void lapic_timer_fired(struct lapic *l)
 		lapic_local(l, LAPIC_LVT_TIMER);
 	/* Early, by the owner's rounding of TSC to time: not again in the same nanosecond. */
 	timer_arm(l, over ? now + TIMER_MIN_NS : now + 1);
+}
+
+void lapic_timer_accepted(struct lapic *l)
+{
+	if (timer_due(l, 0))
+		lapic_local(l, LAPIC_LVT_TIMER);
 }
 
 void lapic_timer_set_init(struct lapic *l, uint32_t v)

@@ -1,6 +1,6 @@
 #include "guest/tiny.h"
 
-#include "guest/pit.h"
+#include "guest/timers.h"
 
 #include "base/alloc.h"
 #include "base/bits.h"
@@ -398,7 +398,7 @@ int tiny_init(struct tiny *b, uint64_t ram, unsigned cpus, struct err *e)
 
 int tiny_start(struct tiny *b, struct err *e)
 {
-	if (!b->vm->has_pit && tiny_pit_new(b->vm, &b->pit, e) < 0)
+	if (tiny_timers_new(b->vm, &b->timers, e) < 0)
 		return -ENODEV;
 	return thread_start(&b->later_thread, "later", later_main, b, e);
 }
@@ -410,8 +410,8 @@ void tiny_stop(struct tiny *b)
 	cond_wake_all(&b->cond);
 	unlock(&b->lock);
 	thread_join(&b->later_thread);
-	tiny_pit_free(b->pit);
-	b->pit = NULL;
+	tiny_timers_free(b->timers);
+	b->timers = NULL;
 	for (unsigned i = 0; i < TINY_BELLS; i++)
 		if (b->bell[i].used) {
 			bus_notify_del(b->bell[i].n.addr < 0x10000 ? &b->pio : &b->mmio,

@@ -114,7 +114,7 @@ struct tiny {
 	uint64_t *dirty;
 	uint64_t dirty_at;
 
-	struct tiny_pit *pit;
+	struct tiny_timers *timers;
 
 	char *out;
 	size_t out_len;

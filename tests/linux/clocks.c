@@ -5,8 +5,11 @@
  *		t	T MONOTONIC REALTIME: nanoseconds
  *		j	J MONOTONIC JIFFIES TICKS: ticks are the local timers' interrupts
  *		r	R REALTIME SECONDS: at the moment when the clock chip's second changed
- *		p	P EXPIRED ELAPSED LATE_MAX MERGED: of a periodic timer of 1 ms, since the last
- *p q	ends
+ *		p	P EXPIRED ELAPSED LATE_MAX MERGED: of a periodic timer of 1 ms, since the
+ *			last p
+ *		b	B N: starts another busy process; N of them are there
+ *		k	K 0: ends the busy ones
+ *		q	ends
  *
  * The processes that measure have real-time priority: what is measured is the machine, not the
  * guest's scheduler.
@@ -27,11 +30,13 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
 	PERIOD_NS = 1000000,
+	BUSY_MAX = 8,
 };
 
 static void die(const char *what)
@@ -49,7 +54,7 @@ static uint64_t now(clockid_t c)
 }
 
 /* Arithmetic of all kinds, system calls, page faults. */
-static void busy(unsigned seed)
+static void run_busy(unsigned seed)
 {
 	static volatile double sink;
 	uint32_t x = seed + 1;
@@ -70,6 +75,33 @@ static void busy(unsigned seed)
 		}
 		for (unsigned i = 0; i < 200; i++)
 			syscall(SYS_getppid);
+	}
+}
+
+static pid_t busy[BUSY_MAX];
+static unsigned nbusy;
+
+static void start_busy(void)
+{
+	if (nbusy == BUSY_MAX)
+		return;
+	busy[nbusy] = fork();
+	if (busy[nbusy] < 0)
+		die("fork");
+	if (busy[nbusy] == 0) {
+		const struct sched_param p = { 0 };
+
+		sched_setscheduler(0, SCHED_OTHER, &p);
+		run_busy(nbusy);
+	}
+	nbusy++;
+}
+
+static void end_busy(void)
+{
+	while (nbusy) {
+		kill(busy[--nbusy], SIGKILL);
+		waitpid(busy[nbusy], NULL, 0);
 	}
 }
 
@@ -184,6 +216,34 @@ static void tell_rtc(void)
 	close(fd);
 }
 
+static void answer(char what)
+{
+	switch (what) {
+	case 't':
+		printf("T %lu %lu\n", now(CLOCK_MONOTONIC), now(CLOCK_REALTIME));
+		break;
+	case 'j':
+		tell_ticks();
+		break;
+	case 'r':
+		tell_rtc();
+		break;
+	case 'p':
+		tell_periodic();
+		break;
+	case 'b':
+		start_busy();
+		printf("B %u\n", nbusy);
+		break;
+	case 'k':
+		end_busy();
+		printf("K %u\n", nbusy);
+		break;
+	default:
+		break;
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct sched_param p = { .sched_priority = 50 };
@@ -192,22 +252,13 @@ int main(int argc, char **argv)
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (int n = argc > 1 ? atoi(argv[1]) : 0; n > 0; n--)
-		if (fork() == 0)
-			busy((unsigned)n);
+		start_busy();
 	if (sched_setscheduler(0, SCHED_FIFO, &p) < 0)
 		die("sched_setscheduler");
 	if (pthread_create(&thread, NULL, periodic, NULL))
 		die("a thread");
 	printf("clocks ready\n");
-	while (fgets(line, sizeof(line), stdin) && line[0] != 'q') {
-		if (line[0] == 't')
-			printf("T %lu %lu\n", now(CLOCK_MONOTONIC), now(CLOCK_REALTIME));
-		else if (line[0] == 'j')
-			tell_ticks();
-		else if (line[0] == 'r')
-			tell_rtc();
-		else if (line[0] == 'p')
-			tell_periodic();
-	}
+	while (fgets(line, sizeof(line), stdin) && line[0] != 'q')
+		answer(line[0]);
 	return 0;
 }

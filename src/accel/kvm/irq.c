@@ -245,6 +245,7 @@ void kvm_irq_before_run(struct kvm_vcpu *c)
 		return;
 	}
 	struct kvm_interrupt irq = { .irq = irq_chips_inta(k->chips) };
+	irq_accepted(&k->irqs);
 	(void)kvm_ioctl(c->fd, KVM_INTERRUPT, &irq);
 	/* A second one waits until this one is in. */
 	c->run->ready_for_interrupt_injection = 0;

@@ -119,6 +119,7 @@ static bool run_interrupts(struct scpu *c)
 	}
 	if (ext) {
 		vector = irq_chips_inta(chips);
+		irq_accepted(irq_chips_irqs(chips));
 	} else {
 		lapic_ack(&c->lapic, (unsigned)vector);
 	}

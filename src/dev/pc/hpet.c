@@ -82,6 +82,7 @@ struct hpet {
 	/* Off: the counter.  On: what to add to the ticks of guest time. */
 	uint64_t counter;
 	struct hpet_timer t[HPET_TIMERS];
+	struct irq_waiter waiter;
 };
 
 static struct hpet *hpet_of(struct dev *d)
@@ -234,23 +235,31 @@ static enum irq_edge t_edge(struct hpet *h, unsigned n)
 	return irq_line_edge(&t->line);
 }
 
-/* All that matched up to now. */
-static void hpet_run(struct hpet *h)
+/* All that matched up to now.  accepted: the guest may have room for what is owed. */
+static void hpet_look(struct hpet *h, bool accepted)
 {
 	uint64_t now = hpet_counter(h), now_ns = pc_clock_now(&h->clock);
+	bool owed = false;
 
 	for (unsigned n = 0; n < h->ntimers && hpet_on(h); n++) {
 		struct hpet_timer *t = &h->t[n];
 		uint64_t due = t_matches(t, now), ns = pc_muldiv(t_period(t), NS_PER_SEC, h->hz);
 
-		if (!due && !(t->owed && now_ns >= t->retry_ns))
-			continue;
-		if (pc_tick(&t->owed, due, ns, t_edge(h, n)))
-			t_fire(h, n);
-		t->retry_ns = now_ns + pc_owed_wait(ns);
+		if (due || (t->owed && (accepted || now_ns >= t->retry_ns))) {
+			if (pc_tick(&t->owed, due, ns, t_edge(h, n)))
+				t_fire(h, n);
+			t->retry_ns = now_ns + pc_owed_wait(ns);
+		}
 		if (due)
 			t_advance(t, now);
+		owed |= t->owed != 0;
 	}
+	irq_waiter_set(&h->waiter, owed);
+}
+
+static void hpet_run(struct hpet *h)
+{
+	hpet_look(h, false);
 }
 
 /* Guest time at which to try to tell of owed interrupts.  Of level ones the guest's acknowledgement
@@ -297,6 +306,17 @@ static void hpet_alarm(struct loop_alarm *a)
 		return;
 	hpet_run(h);
 	hpet_arm(h, pc_clock_now(&h->clock) + PC_TIMER_MIN_NS);
+}
+
+static void hpet_accepted(struct irq_waiter *w)
+{
+	struct hpet *h = container_of(w, struct hpet, waiter);
+
+	SCOPED_LOCK(&h->dev.lock);
+	if (!h->clock.running)
+		return;
+	hpet_look(h, true);
+	hpet_arm(h, 0);
 }
 
 /* Registers. */
@@ -417,6 +437,8 @@ static void hpet_set(struct hpet *h, unsigned reg, uint64_t v, uint64_t mask)
 		h->status &= ~(v & mask);
 		for (unsigned i = 0; i < h->ntimers; i++)
 			t_update(h, i);
+		/* What waited for it follows. */
+		hpet_look(h, true);
 		return;
 	case REG_COUNTER:
 		hpet_set_counter(h, v);
@@ -596,6 +618,7 @@ static void hpet_free(struct dev *d)
 
 	bus_del(h->board->mmio, &h->at);
 	loop_alarm_fini(&h->alarm);
+	irq_waiter_del(h->board->irqs, &h->waiter);
 	for (unsigned n = 0; n < HPET_TIMERS; n++)
 		irq_line_set(&h->t[n].line, false);
 	free(h);
@@ -631,6 +654,8 @@ int hpet_new(struct board *b, const struct hpet_opts *o, struct dev **ret, struc
 	for (unsigned n = 0; n < HPET_TIMERS; n++)
 		h->t[n].line = (struct irq_line){ .irqs = b->irqs };
 	loop_alarm_init(b->loop, &h->alarm, hpet_alarm);
+	h->waiter.fn = hpet_accepted;
+	irq_waiter_add(b->irqs, &h->waiter);
 	h->at = (struct bus_range){ &hpet_bus, "hpet", &h->dev.lock };
 	hpet_reset(&h->dev);
 	if (bus_add(b->mmio, &h->at, o->base, HPET_LEN) < 0) {

@@ -72,15 +72,17 @@ enum {
 /*
  * Guests count the ticks of periodic timers.  A host that was late makes several periods be over at
  * once, or one while the interrupt of another still waits for the guest; these ticks are owed, and
- * follow as fast as the guest accepts them, four to a period at most.  None is owed while the guest
- * does not listen (it masked the input), for periods shorter than PC_TIMER_MIN_NS, and after the
- * guest set the timer anew; ticks of more than PC_OWED_NS are given up.
+ * follow as fast as the guest accepts them, whose word for it is irq_accepted().  Where the chips
+ * do not tell, four follow in a period.  None is owed while the guest does not listen (it masked
+ * the input), for periods shorter than PC_TIMER_MIN_NS, and after the guest set the timer anew;
+ * ticks of more than PC_OWED_NS are given up.
  */
 #define PC_OWED_NS (10 * NS_PER_SEC)
 
 /*
  * due: periods that ended since the last call; how: what an interrupt would become now.  Returns
- * whether to raise one.  To be called again after pc_owed_wait() while any are owed.
+ * whether to raise one.  To be called again while any are owed: when the guest accepted one, and
+ * after pc_owed_wait().
  */
 static inline bool pc_tick(uint64_t *owed, uint64_t due, uint64_t period_ns, enum irq_edge how)
 {

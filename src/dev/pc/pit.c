@@ -82,6 +82,7 @@ struct pit {
 	uint64_t edge;
 	/* Edges before that one that the guest could not be told of yet. */
 	uint64_t owed;
+	struct irq_waiter waiter;
 };
 
 static struct pit *pit_of(struct dev *d)
@@ -271,17 +272,21 @@ static uint64_t pit_period_ns(const struct pit *p)
 	return mode_periodic(c->mode) ? pc_muldiv(c->count, NS_PER_SEC, PIT_HZ) : 0;
 }
 
-/* After any change of channel 0 and when its edge came. */
-static void pit_arm(struct pit *p, uint64_t earliest_ns)
+/*
+ * After any change of channel 0 and when its edge came.  now: the tick up to which edges were told;
+ * more may have passed since, and are due at once.
+ */
+static void pit_arm(struct pit *p, uint64_t now, uint64_t earliest_ns)
 {
 	uint64_t ns = UINT64_MAX;
 
-	ch_reload(&p->ch[0], pit_now(p));
-	p->edge = ch_next_edge(&p->ch[0], pit_now(p));
+	ch_reload(&p->ch[0], now);
+	p->edge = ch_next_edge(&p->ch[0], now);
 	if (p->edge != UINT64_MAX)
 		ns = pc_muldiv_up(p->edge, NS_PER_SEC, PIT_HZ);
 	if (p->owed)
 		ns = MIN(ns, pc_clock_now(&p->clock) + pc_owed_wait(pit_period_ns(p)));
+	irq_waiter_set(&p->waiter, p->owed);
 	loop_alarm_set(&p->alarm, pc_clock_host(&p->clock, MAX(ns, earliest_ns)));
 }
 
@@ -300,6 +305,16 @@ static uint64_t pit_due(const struct pit *p, uint64_t now)
 	return mode_periodic(c->mode) ? 1 + (now - p->edge) / (c->next ? c->next : c->count) : 1;
 }
 
+static void pit_tick(struct pit *p, uint64_t due)
+{
+	enum irq_edge how = p->unrouted ? IRQ_EDGE_UNHEARD : irq_line_edge(&p->irq);
+
+	if (pc_tick(&p->owed, due, pit_period_ns(p), how)) {
+		pit_line(p, false);
+		pit_line(p, true);
+	}
+}
+
 static void pit_alarm(struct loop_alarm *a)
 {
 	struct pit *p = container_of(a, struct pit, alarm);
@@ -309,15 +324,22 @@ static void pit_alarm(struct loop_alarm *a)
 	if (!p->clock.running)
 		return;
 	if (p->edge > now && !p->owed) {
-		pit_arm(p, 0);
+		pit_arm(p, pit_now(p), 0);
 		return;
 	}
-	enum irq_edge how = p->unrouted ? IRQ_EDGE_UNHEARD : irq_line_edge(&p->irq);
-	if (pc_tick(&p->owed, pit_due(p, now), pit_period_ns(p), how)) {
-		pit_line(p, false);
-		pit_line(p, true);
-	}
-	pit_arm(p, now_ns + PC_TIMER_MIN_NS);
+	pit_tick(p, pit_due(p, now));
+	pit_arm(p, now, now_ns + PC_TIMER_MIN_NS);
+}
+
+static void pit_accepted(struct irq_waiter *w)
+{
+	struct pit *p = container_of(w, struct pit, waiter);
+
+	SCOPED_LOCK(&p->dev.lock);
+	if (!p->clock.running || !p->owed)
+		return;
+	pit_tick(p, 0);
+	irq_waiter_set(&p->waiter, p->owed);
 }
 
 /* Channel 0 changed by a write. */
@@ -327,7 +349,7 @@ static void pit_changed(struct pit *p, unsigned n)
 		return;
 	p->owed = 0;
 	pit_line(p, ch_out(&p->ch[0], pit_now(p)));
-	pit_arm(p, 0);
+	pit_arm(p, pit_now(p), 0);
 }
 
 /* Registers. */
@@ -661,7 +683,7 @@ static int pit_post_load(struct dev *d, struct err *e)
 	SCOPED_LOCK(&d->lock);
 	pc_clock_loaded(&p->clock);
 	pit_line(p, ch_out(&p->ch[0], pit_now(p)));
-	pit_arm(p, 0);
+	pit_arm(p, pit_now(p), 0);
 	return 0;
 }
 
@@ -676,7 +698,7 @@ static void pit_reset(struct dev *d)
 	p->owed = 0;
 	p->sys = 0;
 	pit_line(p, false);
-	pit_arm(p, 0);
+	pit_arm(p, pit_now(p), 0);
 }
 
 static void pit_stop(struct dev *d)
@@ -685,7 +707,7 @@ static void pit_stop(struct dev *d)
 
 	SCOPED_LOCK(&d->lock);
 	pc_clock_stop(&p->clock);
-	pit_arm(p, 0);
+	pit_arm(p, pit_now(p), 0);
 }
 
 static void pit_start(struct dev *d)
@@ -694,7 +716,7 @@ static void pit_start(struct dev *d)
 
 	SCOPED_LOCK(&d->lock);
 	pc_clock_start(&p->clock);
-	pit_arm(p, 0);
+	pit_arm(p, pit_now(p), 0);
 }
 
 static void pit_free(struct dev *d)
@@ -704,6 +726,7 @@ static void pit_free(struct dev *d)
 	bus_del(p->board->pio, &p->at);
 	bus_del(p->board->pio, &p->at_sys);
 	loop_alarm_fini(&p->alarm);
+	irq_waiter_del(p->board->irqs, &p->waiter);
 	irq_line_set(&p->irq, false);
 	free(p);
 }
@@ -731,6 +754,8 @@ int pit_new(struct board *b, struct dev **ret, struct err *e)
 	p->board = b;
 	p->irq = (struct irq_line){ .irqs = b->irqs, .gsi = IRQ_GSI_PIT };
 	loop_alarm_init(b->loop, &p->alarm, pit_alarm);
+	p->waiter.fn = pit_accepted;
+	irq_waiter_add(b->irqs, &p->waiter);
 	p->at = (struct bus_range){ &pit_bus, "pit", &p->dev.lock };
 	p->at_sys = (struct bus_range){ &pit_sys_bus, "port61", &p->dev.lock };
 	pit_reset(&p->dev);

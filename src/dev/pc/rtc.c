@@ -86,8 +86,8 @@ struct rtc {
 	uint8_t weekday_skew;
 	/* Calendar and crystal up to which register C is right. */
 	uint64_t seen_s, seen_ticks;
-	/* Periods whose flag is still to come, and the guest time of the next. */
-	uint64_t owed, retry_ns;
+	/* Periods whose flag waits for the one that is up to be read. */
+	uint64_t owed;
 	struct pc_clock clock;
 };
 
@@ -256,7 +256,7 @@ static void rtc_look_periods(struct rtc *r)
 	enum irq_edge how = IRQ_EDGE_TAKEN;
 
 	r->seen_ticks = ticks;
-	if (!due && !(r->owed && pc_clock_now(&r->clock) >= r->retry_ns))
+	if (!due && !(r->owed && !(r->cmos[REG_C] & C_PF)))
 		return;
 	/* Polled, there is nothing to catch up with. */
 	if (!(r->cmos[REG_B] & B_PIE) || r->unrouted || irq_line_edge(&r->irq) == IRQ_EDGE_UNHEARD)
@@ -300,8 +300,6 @@ static void rtc_arm(struct rtc *r)
 		uint64_t tick = (rtc_ticks(r) / period + 1) * period;
 
 		at = pc_clock_host(&r->clock, pc_muldiv_up(tick, NS_PER_SEC, CRYSTAL_HZ));
-		if (r->owed)
-			at = MIN(at, pc_clock_host(&r->clock, r->retry_ns));
 	}
 	if (want & B_UIE && !rtc_frozen(r))
 		at = MIN(at, clock_ns() + to_next);
@@ -392,8 +390,9 @@ static uint8_t rtc_read_cmos(struct rtc *r, unsigned reg)
 		v = r->cmos[REG_C];
 		/* Reading it is the acknowledgement. */
 		r->cmos[REG_C] = 0;
-		r->retry_ns = pc_clock_now(&r->clock) + pc_owed_wait(rtc_period_ns(r));
 		rtc_line(r);
+		/* Another period's flag may have waited for this. */
+		rtc_look(r);
 		rtc_arm(r);
 		return v;
 	case REG_D:
@@ -541,7 +540,6 @@ static int rtc_post_load(struct dev *d, struct err *e)
 
 	SCOPED_LOCK(&d->lock);
 	pc_clock_loaded(&r->clock);
-	r->retry_ns = 0;
 	rtc_line(r);
 	rtc_arm(r);
 	return 0;

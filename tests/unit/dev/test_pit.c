@@ -358,6 +358,14 @@ static void test_edges_wait_for_the_guest(void **state)
 	before = rig.q.rises[0];
 	rig_run(100 * NS_PER_MS, NS_PER_MS / 10);
 	assert_int_equal(rig.q.rises[0] - before, 20);
+	/* Each that it accepts is followed by another at once. */
+	rig.q.edge = IRQ_EDGE_MERGED;
+	rig_run(50 * NS_PER_MS, NS_PER_MS / 10);
+	rig.q.edge = IRQ_EDGE_TAKEN;
+	before = rig.q.rises[0];
+	for (unsigned n = 0; n < 10; n++)
+		irq_accepted(&rig.q.irqs);
+	assert_int_equal(rig.q.rises[0] - before, 5);
 	/* Masked, it does not listen. */
 	rig.q.edge = IRQ_EDGE_UNHEARD;
 	rig_run(100 * NS_PER_MS, NS_PER_MS / 10);

@@ -380,7 +380,10 @@ static void test_reload(void **state)
 	assert_true(rig.q.level[8]);
 	assert_int_equal(rd(0x50), 0x77);
 	assert_int_equal(rd(2), 0x11);
-	assert_int_equal(rd(0xc) & 0xc0, 0xc0);
+	/* Each period's, one after the other. */
+	for (unsigned n = 0; n < 10; n++)
+		assert_int_equal(rd(0xc) & 0xc0, 0xc0);
+	assert_int_equal(rd(0xc), 0);
 	/* The calendar follows the host's while the VM is stopped, the ticks do not. */
 	board_stop(&rig.board);
 	rig_run(100 * NS_PER_SEC, NS_PER_SEC);

@@ -327,6 +327,38 @@ static void test_edge_query(void **state)
 	assert_int_equal(irq_msi_edge(pit.irqs, 0xfee00000 | 9 << 12, 0x56), IRQ_EDGE_UNHEARD);
 }
 
+static unsigned accepted;
+
+static void on_accepted(struct irq_waiter *w)
+{
+	accepted++;
+}
+
+/* A waiter hears of each EOI, while it wants to. */
+static void test_waiters(void **state)
+{
+	struct irq_waiter a = { .fn = on_accepted }, b = { .fn = on_accepted };
+	struct irqs *q = irq_chips_irqs(rig.c);
+
+	irq_waiter_add(q, &a);
+	irq_waiter_add(q, &b);
+	accepted = 0;
+	for (unsigned n = 0; n < 3; n++) {
+		irq_waiter_set(&a, n > 0);
+		irq_waiter_set(&b, n > 1);
+		irq_msi(q, 0xfee00000, 0x41);
+		assert_int_equal(rig_take(0), 0x41);
+		assert_int_equal(accepted, n == 2 ? 1 : 0);
+		rig_eoi(0);
+		assert_int_equal(accepted, n == 2 ? 3 : n);
+	}
+	irq_waiter_del(q, &a);
+	irq_accepted(q);
+	assert_int_equal(accepted, 4);
+	irq_waiter_del(q, &b);
+	assert_null(q->waiters);
+}
+
 static void test_virtual_wire(void **state)
 {
 	struct irq_line kbd = { .irqs = irq_chips_irqs(rig.c), .gsi = IRQ_GSI_KBD };
@@ -503,6 +535,7 @@ int main(void)
 		T(test_isa_lines),
 		T(test_msi),
 		T(test_edge_query),
+		T(test_waiters),
 		T(test_virtual_wire),
 		T(test_save_load),
 		T(test_split),
